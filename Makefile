@@ -1,0 +1,82 @@
+.DEFAULT_GOAL := help
+.DELETE_ON_ERROR:
+
+PYTHON ?= python3
+VENV := .venv
+PY := $(VENV)/bin/python
+READY := $(VENV)/.ready
+
+# Where `make demo` works; HOI4D, OUT, SIZE and REMOVER are `make shards`' own.
+DEMO ?= runs/demo
+CLIPS ?= 160
+FRAMES ?= 24
+SEED ?= 0
+HOI4D ?= $(DEMO)/hoi4d
+OUT ?= $(if $(filter $(DEMO)/hoi4d,$(HOI4D)),$(DEMO)/ho3pairs,data/ho3pairs)
+SIZE ?= $(if $(filter $(DEMO)/hoi4d,$(HOI4D)),128,512)
+REMOVER ?= opencv
+
+FIT = $(PY) -m hoi_lightning fit --trainer.default_root_dir $(DEMO) --ckpt_path last --data.shards $(DEMO)/ho3pairs
+
+.PHONY: help setup demo shards test check fix clean-demo
+
+help:  ## list the targets
+	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-12s %s\n", $$1, $$2}'
+
+setup: $(READY)  ## make .venv and install the locked packages
+
+$(READY): configs/requirements.lock pyproject.toml
+	test -x $(PY) || $(PYTHON) -m venv $(VENV)
+	$(PY) -m pip install --quiet --upgrade pip
+	$(PY) -m pip install --progress-bar off --requirement configs/requirements.lock
+	$(PY) -m pip install --quiet --no-deps --editable .
+	touch $@
+
+demo: $(DEMO)/report.html  ## from nothing to hands on objects, on two CPU cores in about 20 minutes
+	@echo; echo "results page: $(DEMO)/report.html"; echo "pictures:     $(DEMO)/grid.png"
+
+# Each step leaves a file when it is finished; a stopped one goes on where it was.
+$(DEMO)/hoi4d/demo.json: | $(READY)
+	$(PY) -m data_prep demo $(DEMO)/hoi4d --clips $(CLIPS) --frames $(FRAMES) --seed $(SEED)
+
+$(DEMO)/ho3pairs/manifest.json: $(DEMO)/hoi4d/demo.json
+	$(PY) -m data_prep build --hoi4d $(DEMO)/hoi4d --out $(DEMO)/ho3pairs --remover opencv --size 128 --seed $(SEED)
+
+$(DEMO)/vae/done: | $(DEMO)/ho3pairs/manifest.json
+	$(FIT) -c configs/mini/vae.yaml --run vae
+	touch $@
+
+$(DEMO)/latents.done: $(DEMO)/vae/done
+	$(PY) -m data_prep latents --shards $(DEMO)/ho3pairs --vae $(DEMO)/vae/base
+	touch $@
+
+$(DEMO)/masknet/done: | $(DEMO)/latents.done
+	$(FIT) -c configs/mini/masknet.yaml --run masknet
+	touch $@
+
+$(DEMO)/fusionnet/done: | $(DEMO)/latents.done
+	$(FIT) -c configs/mini/fusionnet.yaml --run fusionnet --model.pretrained $(DEMO)/vae/base
+	touch $@
+
+$(DEMO)/report.html: $(DEMO)/masknet/done $(DEMO)/fusionnet/done
+	$(PY) -m hoi_lightning evaluate --shards $(DEMO)/ho3pairs --out $(DEMO) --seed $(SEED) \
+		--masknet $(DEMO)/masknet/checkpoints/last.ckpt --fusionnet $(DEMO)/fusionnet/checkpoints/last.ckpt \
+		--runs $(DEMO)/vae $(DEMO)/masknet $(DEMO)/fusionnet
+
+shards: $(READY) $(if $(filter $(DEMO)/hoi4d,$(HOI4D)),$(DEMO)/hoi4d/demo.json)  ## HO3Pairs shards: make shards HOI4D=/data/HOI4D OUT=/data/ho3pairs
+	$(PY) -m data_prep build --hoi4d $(HOI4D) --out $(OUT) --remover $(REMOVER) --size $(SIZE) --seed $(SEED)
+
+test: $(READY)  ## all quick tests, under 10 minutes on two cores
+	$(PY) -m pytest
+
+check: $(READY)  ## look: formatting, lint, types
+	$(VENV)/bin/ruff format --check .
+	$(VENV)/bin/ruff check .
+	$(VENV)/bin/mypy
+
+fix:  ## mend: formatting and what lint can mend
+	$(VENV)/bin/ruff format .
+	$(VENV)/bin/ruff check --fix .
+
+clean-demo:  ## forget the demo
+	rm -rf $(DEMO)

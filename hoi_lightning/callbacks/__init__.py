@@ -1,0 +1,1 @@
+"""Lightning callbacks; they know a task only by the Protocol they declare."""

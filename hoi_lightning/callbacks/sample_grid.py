@@ -1,0 +1,65 @@
+"""Sample panels during `fit`: the same validation pictures with the same seeds at every step."""
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, Protocol
+
+import numpy as np
+import torch
+from lightning.pytorch import Callback, LightningModule, Trainer
+from lightning.pytorch.loggers import TensorBoardLogger, WandbLogger
+
+from hoi_lightning.grid import draw_grid
+
+
+class DrawsPanels(Protocol):
+    """What the callback asks of a task."""
+
+    def panels(self, batch: dict[str, Any], seed: int) -> dict[str, list[np.ndarray]]:
+        """Column name → pictures, uint8 (S, S, 3)."""
+
+
+class SampleGrid(Callback):
+    """Draw a grid of samples after validation, to `<run>/samples/` and to W&B or TensorBoard.
+
+    Args:
+        rows: validation pictures, the first ones of the split.
+        cell: side of a drawn cell in pixels.
+        seed: of the samples.
+    """
+
+    def __init__(self, rows: int = 8, cell: int = 128, seed: int = 0) -> None:
+        self.rows, self.cell, self.seed = rows, cell, seed
+        self._batch: dict[str, Any] | None = None
+
+    def on_validation_batch_start(
+        self, trainer: Trainer, pl_module: LightningModule, batch: Any, batch_idx: int, dataloader_idx: int = 0
+    ) -> None:
+        """Keep the first rows."""
+        if batch_idx == 0:
+            self._batch = {name: value[: self.rows] for name, value in batch.items()}
+
+    def on_validation_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Sample and draw."""
+        if not trainer.is_global_zero or trainer.sanity_checking or self._batch is None:
+            return
+        with torch.random.fork_rng(devices=[]):
+            grid = draw_grid(self._panels(pl_module), self.cell)
+        folder = Path(trainer.default_root_dir, "samples")
+        folder.mkdir(parents=True, exist_ok=True)
+        grid.save(folder / f"step-{trainer.global_step:07d}.png")
+        log_picture(trainer.loggers, "samples", np.asarray(grid), trainer.global_step)
+
+    def _panels(self, task: Any) -> dict[str, list[np.ndarray]]:
+        drawing: DrawsPanels = task
+        assert self._batch is not None
+        return drawing.panels(self._batch, self.seed)
+
+
+def log_picture(loggers: Sequence[Any], name: str, picture: np.ndarray, step: int) -> None:
+    """Send a uint8 (H, W, 3) picture to the loggers that show pictures."""
+    for logger in loggers:
+        if isinstance(logger, WandbLogger):
+            logger.log_image(name, [picture], step=step)
+        elif isinstance(logger, TensorBoardLogger):
+            logger.experiment.add_image(name, picture, step, dataformats="HWC")

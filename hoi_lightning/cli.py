@@ -1,0 +1,180 @@
+"""LightningCLI for HOI tasks: `fit`, `validate`, `test`, `predict`."""
+
+import inspect
+import logging
+import netrc
+import os
+import sys
+import time
+import warnings
+from argparse import ArgumentError
+from pathlib import Path
+from typing import Any
+
+import torch
+import yaml
+from jsonargparse import Namespace
+from lightning.pytorch import LightningModule, Trainer
+from lightning.pytorch.cli import ArgsType, LightningArgumentParser, LightningCLI, SaveConfigCallback
+
+import hoi_lightning
+from hoi_lightning import tasks
+from hoi_lightning.callbacks.last_checkpoint import LastCheckpoint
+from hoi_lightning.config_error import one_line
+from hoi_lightning.data.datamodule import HoiDataModule
+from hoi_lightning.errors import InputError
+from hoi_lightning.tasks import HoiTask
+
+VERBS = ("fit", "validate", "test", "predict")
+RUN_FOLDER_LOGGERS = {"CSVLogger": "csv", "TensorBoardLogger": "tensorboard"}
+
+
+class KeepConfig(SaveConfigCallback):
+    """Keep the config as given with the run: `<run>/config.yaml`, every logger, and inside each checkpoint."""
+
+    def save_config(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
+        """Write it once per start of the run."""
+        text = self._dump()
+        Path(trainer.default_root_dir, "config.yaml").write_text(text)
+        for logger in trainer.loggers:
+            logger.log_hyperparams({"config": yaml.safe_load(text)})
+
+    def on_save_checkpoint(self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]) -> None:
+        """Survive a run folder that was taken apart."""
+        checkpoint["cli_config"] = self._dump()
+
+    def _dump(self) -> str:
+        return self.parser.dump(self.config, skip_none=False)
+
+
+class HoiCLI(LightningCLI):
+    """LightningCLI in which every run has a folder of its own, `<trainer.default_root_dir>/<run>`."""
+
+    def add_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
+        """`--run` and the checkpoint that is always kept."""
+        parser.add_argument(
+            "--run", type=str | None, default=None, help="Name of the run's folder; default: task and time."
+        )
+        parser.add_lightning_class_args(LastCheckpoint, "last_checkpoint")
+        parser.set_defaults({"trainer.use_distributed_sampler": False, "trainer.default_root_dir": "runs"})
+
+    def _parse_ckpt_path(self) -> None:
+        # Upstream lets the checkpoint's arguments win over the command line, without a word. That is wanted when a
+        # checkpoint is tested, not when a run is resumed with, say, another number of steps.
+        if self.config.get("subcommand") != "fit":
+            super()._parse_ckpt_path()
+
+    def before_instantiate_classes(self) -> None:
+        """Give the run its folder and point loggers and checkpoints there.
+
+        Raises:
+            InputError: the folder holds another run's checkpoint, or cannot be written.
+        """
+        config = self.config[self.subcommand] if self.subcommand else self.config
+        self._given = self.config.clone()
+        task = config.model.class_path.rsplit(".", 1)[-1].lower()
+        folder = Path(config.trainer.default_root_dir, config.run or f"{task}-{time.strftime('%Y%m%d-%H%M%S')}")
+        last = folder / "checkpoints" / "last.ckpt"
+        if config.get("ckpt_path") == "last":
+            config.ckpt_path = str(last) if last.is_file() else None
+        elif self.subcommand == "fit" and config.get("ckpt_path") is None and last.is_file():
+            raise InputError(f"--run {config.run}: {last} exists; go on with --ckpt_path last or choose another --run")
+        if config.get("ckpt_path") and not Path(config.ckpt_path).is_file():
+            raise InputError(f"--ckpt_path {config.ckpt_path}: no such file; `fit` leaves <run>/checkpoints/last.ckpt")
+        try:
+            folder.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise InputError(
+                f"--trainer.default_root_dir: {folder} cannot be made ({error.strerror}); choose another"
+            ) from None
+        config.trainer.default_root_dir = str(folder)
+        _place_loggers(config.trainer.logger, folder)
+
+    def instantiate_trainer(self, **kwargs: Any) -> Trainer:
+        """Build the trainer; what is saved as the run's config is what was given."""
+        self.config = self._given
+        return super().instantiate_trainer(**kwargs)
+
+
+def main(args: ArgsType = None, **kwargs: Any) -> HoiCLI:
+    """Run the command line; `args` is for tests and notebooks."""
+    torch.set_float32_matmul_precision("high")
+    _quiet()
+    strict = {"exit_on_error": False, "allow_abbrev": False}
+    return HoiCLI(
+        HoiTask,
+        HoiDataModule,
+        subclass_mode_model=True,
+        seed_everything_default=0,
+        auto_configure_optimizers=False,
+        save_config_callback=KeepConfig,
+        save_config_kwargs={"save_to_log_dir": False},
+        parser_kwargs={
+            "prog": "hoi_lightning",
+            "version": hoi_lightning.__version__,
+            **strict,
+            **dict.fromkeys(VERBS, strict),
+        },
+        args=args,
+        **kwargs,
+    )
+
+
+def run(args: list[str]) -> int:
+    """Run the command line as a program.
+
+    Raises:
+        InputError: the user's mistake in one line.
+    """
+    try:
+        main(None if args == sys.argv[1:] else args)
+    except ArgumentError as error:
+        raise InputError(one_line(str(error), _known_keys())) from None
+    return 0
+
+
+def _quiet() -> None:
+    """Drop lines that ask nothing of the user."""
+    for message in (
+        ".*does not have many workers.*",  # num_workers is a setting
+        ".*smaller than the logging interval.*",  # max_steps, not epochs, ends a run
+        ".*your dataloader is not resumable.*",  # HoiDataModule keeps the position itself
+        ".*Precision .* is not supported by the model summary.*",
+        r".*isinstance\(treespec, LeafSpec\).*",  # Lightning 2.6.6 on torch 2.15
+        ".*The ``compute`` method of metric.*",
+    ):
+        warnings.filterwarnings("ignore", message)
+    logging.getLogger("lightning.pytorch.utilities.rank_zero").addFilter(lambda record: "litlogger" not in record.msg)
+
+
+def _place_loggers(loggers: Any, folder: Path) -> None:
+    for logger in loggers if isinstance(loggers, list) else [loggers]:
+        if not isinstance(logger, Namespace):
+            continue
+        kind = logger.class_path.rsplit(".", 1)[-1]
+        logger.init_args.save_dir = str(folder)
+        if kind in RUN_FOLDER_LOGGERS:
+            logger.init_args.name = RUN_FOLDER_LOGGERS[kind]
+        elif kind == "WandbLogger":
+            # artifacts are staged in the home folder otherwise, and a run that is moved loses them
+            os.environ.setdefault("WANDB_DATA_DIR", str(folder.resolve()))
+            if not _has_wandb_account() and "WANDB_MODE" not in os.environ:
+                os.environ["WANDB_MODE"] = "offline"
+
+
+def _has_wandb_account() -> bool:
+    if os.environ.get("WANDB_API_KEY"):
+        return True
+    try:
+        return bool({"api.wandb.ai", os.environ.get("WANDB_BASE_URL", "")} & set(netrc.netrc().hosts))
+    except (OSError, netrc.NetrcParseError):
+        return False
+
+
+def _known_keys() -> list[str]:
+    keys = [f"trainer.{name}" for name in inspect.signature(Trainer).parameters]
+    keys += [f"data.{name}" for name in inspect.signature(HoiDataModule).parameters]
+    for task in (getattr(tasks, name) for name in tasks.__all__):
+        keys += [f"model.{name}" for name in inspect.signature(task).parameters]
+        keys += [f"model.init_args.{name}" for name in inspect.signature(task).parameters]
+    return [*keys, "run", "seed_everything", "ckpt_path", "last_checkpoint.every_n_steps"]

@@ -1,0 +1,101 @@
+"""RePaint (Lugmayr et al. 2022): inpainting with a diffusion model, eqs. 9-11, and its resampling.
+
+Eq. 9 as printed noises the known part to the level of x_t, although it is merged with x_{t-1}; here both parts have
+the level of x_{t-1}, and at the end the known part is clean. Eq. 11's m is `keep_mask`.
+"""
+
+from collections.abc import Sequence
+from itertools import pairwise
+
+from torch import Tensor
+
+from hoi_lightning.diffusion.ddpm import Denoiser, Noise, batch_of, ddim_step
+from hoi_lightning.diffusion.schedule import NoiseSchedule
+from hoi_lightning.errors import InputError
+
+
+def resample_times(
+    num_steps: int, jump_length: int = 1, jump_n_sample: int = 1, start_resampling: int | None = None
+) -> list[int]:
+    """List the noise levels that RePaint visits, as indices into the kept times (0 = the least noisy).
+
+    Every level 0, j, 2j, … below num_steps - j is reached `jump_n_sample` times, by jumping j levels back up.
+
+    Args:
+        num_steps: S, number of kept times.
+        jump_length: j, levels per jump.
+        jump_n_sample: r; 1 = no resampling.
+        start_resampling: no jump reaches above this level; None = jumps everywhere.
+
+    Returns:
+        From S - 1 to -1 (clean); a step is -1 (a network call) or +j (noise).
+
+    Raises:
+        InputError: a number is below 1.
+    """
+    for name, value in (("num_steps", num_steps), ("jump_length", jump_length), ("jump_n_sample", jump_n_sample)):
+        if value < 1:
+            raise InputError(f"{name}={value}: must be at least 1")
+    highest = num_steps if start_resampling is None else start_resampling
+    places = range(0, min(num_steps - jump_length, highest - jump_length + 1), jump_length)
+    jumps_left = dict.fromkeys(places, jump_n_sample - 1)
+    times = [num_steps - 1]
+    while (level := times[-1]) >= 0:
+        if jumps_left.get(level, 0) > 0:
+            jumps_left[level] -= 1
+            times.append(level + jump_length)
+        else:
+            times.append(level - 1)
+    return times
+
+
+def num_network_calls(times: Sequence[int]) -> int:
+    """Count the network calls of a walk from `resample_times`."""
+    return sum(after < before for before, after in pairwise(times))
+
+
+def sample_repaint(
+    denoise: Denoiser,
+    x_T: Tensor,
+    schedule: NoiseSchedule,
+    timesteps: Tensor,
+    noise: Noise,
+    known: Tensor,
+    keep_mask: Tensor,
+    jump_length: int = 1,
+    jump_n_sample: int = 1,
+    start_resampling: int | None = None,
+    eta: float = 1.0,
+) -> Tensor:
+    """Sample what is unknown so that it fits what is known.
+
+    Args:
+        denoise: predicts x0.
+        x_T: (B, ...) at the first of the timesteps.
+        schedule: gives ᾱ.
+        timesteps: int64 (S,), descending.
+        noise: new noise at every call.
+        known: (B, ...), clean; read where keep_mask is not 0.
+        keep_mask: broadcastable to x_T, in [0, 1], 1 = known.
+        jump_length: see `resample_times`.
+        jump_n_sample: see `resample_times`.
+        start_resampling: see `resample_times`.
+        eta: see `ddim_step`; 1 = the stochastic steps of the paper.
+
+    Returns:
+        (B, ...), equal to `known` wherever keep_mask is 1.
+    """
+    kept = timesteps.tolist()[::-1]
+    x = x_T
+    for level, following in pairwise(resample_times(len(kept), jump_length, jump_n_sample, start_resampling)):
+        t = kept[level]
+        if following > level:
+            # One draw reaches the level of j small steps: the same Gaussian.
+            share = float(schedule.alpha_bar[kept[following]] / schedule.alpha_bar[t])
+            x = share**0.5 * x + (1 - share) ** 0.5 * noise(x)
+            continue
+        previous = kept[following] if following >= 0 else -1
+        unknown_part = ddim_step(x, denoise(x, batch_of(t, x)), schedule, t, previous, noise, eta)  # eq. 10
+        known_part = known if previous < 0 else schedule.q_sample(known, previous, noise(known))  # eq. 9
+        x = keep_mask * known_part + (1 - keep_mask) * unknown_part  # eq. 11
+    return x

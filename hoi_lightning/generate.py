@@ -1,0 +1,228 @@
+"""`python -m hoi_lightning generate`: pictures of hands for a picture or a folder of pictures."""
+
+import argparse
+import hashlib
+import json
+import os
+import sys
+from collections import Counter
+from collections.abc import Callable
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from hoi_lightning import __version__
+from hoi_lightning.errors import InputError
+
+if TYPE_CHECKING:
+    from PIL import Image
+
+    from hoi_lightning.pipeline import HOIPipeline
+
+SUFFIXES = {".jpg", ".jpeg", ".png", ".webp", ".bmp", ".gif", ".tif", ".tiff"}
+GRID_ROWS = 64  # a sheet with more rows than this opens nowhere
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Declare the verb's flags."""
+    parser.add_argument("--images", type=Path, required=True, help="a picture, or a folder of pictures")
+    add_checkpoint_arguments(parser)
+    parser.add_argument("--num-images", type=whole_number(1), default=4, help="samples per picture")
+    parser.add_argument("--batch-size", type=whole_number(1), default=8, help="samples painted at once")
+
+
+def add_checkpoint_arguments(parser: argparse.ArgumentParser) -> None:
+    """Declare the flags of every verb that samples with two checkpoints."""
+    parser.add_argument("--masknet", type=Path, required=True, help="checkpoint of a MaskNet run")
+    parser.add_argument("--fusionnet", type=Path, required=True, help="checkpoint of a FusionNet run")
+    parser.add_argument("--out", type=Path, required=True, help="folder for the results, made if absent")
+    parser.add_argument("--seed", type=whole_number(0), default=0, help="of all noise")
+    parser.add_argument("--device", default="auto", help="auto, cpu, cuda, cuda:1 or mps")
+
+
+def whole_number(minimum: int) -> Callable[[str], int]:
+    """Reader of a command line's whole numbers of at least `minimum`."""
+
+    def read(text: str) -> int:
+        if not text.isdecimal() or int(text) < minimum:
+            raise argparse.ArgumentTypeError(f"must be a whole number of at least {minimum}, got {text!r}")
+        return int(text)
+
+    return read
+
+
+def run(args: argparse.Namespace) -> None:
+    """Paint every readable picture and leave PNG, JSON and one sheet in `--out`.
+
+    Raises:
+        InputError: a checkpoint is missing, no picture is readable, or the folder cannot be written.
+    """
+    from hoi_lightning.pipeline import HOIPipeline, check_checkpoints
+
+    check_checkpoints(args.masknet, args.fusionnet)
+    make_folder(args.out)
+    pictures = find_pictures(args.images, args.out)
+    generate(HOIPipeline.from_checkpoints(args.masknet, args.fusionnet, args.device), pictures, args)
+
+
+def make_folder(path: Path) -> None:
+    """Make the result folder.
+
+    Raises:
+        InputError: it cannot be made or written.
+    """
+    try:
+        path.mkdir(parents=True, exist_ok=True)
+        probe = path / f".writable-{os.getpid()}"
+        probe.touch()
+        probe.unlink()
+    except OSError as error:
+        raise InputError(f"--out {path}: cannot be written ({error.strerror}); choose another folder") from None
+
+
+@dataclass(frozen=True)
+class Source:
+    """A readable picture and what its results are called.
+
+    Attributes:
+        path: the file.
+        name: head of the output names, the file's stem where no other picture shares it.
+    """
+
+    path: Path
+    name: str
+
+
+def find_pictures(images: Path, out: Path) -> list[Source]:
+    """List the readable pictures by name; the others are reported on stderr, one line each.
+
+    Args:
+        images: a picture or a folder; folders inside it are not entered.
+        out: the result folder, which must be another one.
+
+    Raises:
+        InputError: nothing there is readable, or two results would have one name.
+    """
+    from hoi_lightning.pipeline import load_picture
+
+    if images.is_dir():
+        if images.resolve() == out.resolve():
+            raise InputError(f"--out {out}: is the folder of --images; choose another, or results become inputs")
+        paths = sorted(path for path in images.iterdir() if path.suffix.lower() in SUFFIXES and path.is_file())
+        if not paths:
+            raise InputError(f"--images {images}: no picture there; give JPEG, PNG, WebP, BMP, GIF or TIFF files")
+    else:
+        paths = [images]
+    readable = []
+    for path in paths:  # decoded once before anything is painted: a list of what fails comes now, not in an hour
+        try:
+            load_picture(path)
+            readable.append(path)
+        except InputError as error:
+            if len(paths) == 1:
+                raise
+            print(f"warning: skipped {error}", file=sys.stderr)
+    if not readable:
+        raise InputError(f"--images {images}: none of its {len(paths)} pictures is readable; see the lines above")
+    return _name(readable)
+
+
+def _name(paths: list[Path]) -> list[Source]:
+    stems = Counter(path.stem for path in paths)
+    sources = [Source(p, p.stem if stems[p.stem] == 1 else f"{p.stem}-{p.suffix[1:]}") for p in paths]
+    name, count = Counter(source.name for source in sources).most_common(1)[0]
+    if count > 1:
+        raise InputError(f"--images: {count} pictures would have results named {name}; rename one")
+    return sources
+
+
+def generate(pipeline: "HOIPipeline", sources: list[Source], args: argparse.Namespace) -> None:
+    """Paint the sources; results that an earlier run with the same settings finished are kept."""
+    from tqdm import tqdm
+
+    todo = [(source, _records(pipeline, source, args)) for source in sources]
+    kept = 0
+    with tqdm(total=len(todo) * args.num_images, unit="picture", desc="generate") as bar:
+        for source, records in todo:
+            if all(_is_finished(args.out / f"{source.name}_{k}.png", record) for k, record in enumerate(records)):
+                kept += len(records)
+            else:
+                _paint(pipeline, source, records, args)
+            bar.update(len(records))
+    _write_sheet(sources[:GRID_ROWS], args)
+    rest = f", {kept} of them kept from an earlier run" if kept else ""
+    shown = f" (its first {GRID_ROWS} pictures)" if len(sources) > GRID_ROWS else ""
+    print(f"{len(sources) * args.num_images} pictures in {args.out}{rest}; overview: {args.out / 'grid.png'}{shown}")
+
+
+def _records(pipeline: "HOIPipeline", source: Source, args: argparse.Namespace) -> list[dict[str, Any]]:
+    """What decides each sample of a source, before it is painted."""
+    from hoi_lightning.diffusion.ddpm import sample_seeds
+
+    common = {
+        "source": source.path.name,
+        "source_sha256": hashlib.sha256(source.path.read_bytes()).hexdigest(),
+        "masknet_sha256": pipeline.masknet.checkpoint_hash,
+        "fusionnet_sha256": pipeline.fusionnet.checkpoint_hash,
+        "version": __version__,
+        "seed": args.seed,
+    }
+    seeds = sample_seeds(args.seed, range(args.num_images))
+    return [common | {"index": k, "sample_seed": seed} for k, seed in enumerate(seeds)]
+
+
+def _is_finished(png: Path, record: dict[str, Any]) -> bool:
+    try:
+        written = json.loads(png.with_suffix(".json").read_text())
+    except (OSError, ValueError):
+        return False
+    return png.is_file() and isinstance(written, dict) and record.items() <= written.items()
+
+
+def _paint(pipeline: "HOIPipeline", source: Source, records: list[dict[str, Any]], args: argparse.Namespace) -> None:
+    from hoi_lightning.pipeline import load_picture
+
+    output = pipeline(load_picture(source.path), len(records), args.seed, batch_size=args.batch_size)
+    for k, (image, layout, hole) in enumerate(zip(output.images, output.layouts, output.hole_masks, strict=True)):
+        png = args.out / f"{source.name}_{k}.png"
+        record = records[k] | {"layout": asdict(layout), "hole_area": round(float(hole.mean()), 6)}
+        write_png(png, image)
+        # the JSON comes last: where it is, the picture is whole
+        write_text(png.with_suffix(".json"), json.dumps(record, indent=2, sort_keys=True) + "\n")
+
+
+def write_png(path: Path, image: "Image.Image") -> None:
+    """Write a PNG that is either whole or absent."""
+    partial = path.with_name(f".{path.name}.partial")
+    image.save(partial, "PNG")
+    partial.replace(path)
+
+
+def write_text(path: Path, text: str) -> None:
+    """Write a text file that is either whole or absent."""
+    partial = path.with_name(f".{path.name}.partial")
+    partial.write_text(text, encoding="utf-8")
+    partial.replace(path)
+
+
+def _write_sheet(sources: list[Source], args: argparse.Namespace) -> None:
+    from PIL import Image
+
+    from hoi_lightning.grid import draw_grid
+    from hoi_lightning.hand_proxy import Layout
+    from hoi_lightning.pipeline import load_picture
+    from hoi_lightning.report import CELL, layout_cell, square_cell
+
+    rows = []
+    for source in sources:
+        obj = load_picture(source.path)
+        layouts, samples = [], []
+        for k in range(args.num_images):
+            png = args.out / f"{source.name}_{k}.png"
+            layouts.append(Layout(**json.loads(png.with_suffix(".json").read_text())["layout"]))
+            with Image.open(png) as sample:
+                samples.append(square_cell(sample))
+        rows.append([square_cell(obj), layout_cell(obj, layouts), *samples])
+    headers = ["object", "sampled layouts", *(f"sample {k}" for k in range(args.num_images))]
+    columns = dict(zip(headers, zip(*rows, strict=True), strict=True))
+    write_png(args.out / "grid.png", draw_grid(columns, CELL))

@@ -1,0 +1,356 @@
+"""The articulation-free hand: a disc for the whole hand and a half-band for the forearm.
+
+NDC of a square picture: x and y in [-1, 1], +y down; pixel i of S has its centre at (2i + 1)/S - 1. Layout tensors hold
+(a, x, y, b1, b2) in the last dimension, the paper's order. Everything that draws or compares a proxy goes through one
+distance function, so ground truth, prediction and hole can never disagree.
+"""
+
+import colorsys
+import math
+from collections.abc import Sequence
+from dataclasses import astuple, dataclass
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from PIL import Image, ImageDraw
+from torch import Tensor
+
+SOFTNESS = 0.35  # distance, in radii, at which M has fallen from 1/2 to 1/8
+HOLE_DILATION = 0.2  # in radii
+CONTACT_DILATION = 0.02  # of the picture's side
+
+_B_EPS = 1e-6  # below |b| = 1e-3 the forearm fades and the proxy becomes its disc
+_TINY = 1e-8  # keeps r > 0 and the square roots differentiable
+_SUPERSAMPLING = 4  # of drawn outlines
+_PROXY_LIKE = 0.9  # IoU that a drawn proxy reaches and a hand with fingers does not
+
+
+@dataclass(frozen=True)
+class Layout:
+    """Where a hand is and from where it comes (paper, section 1.2).
+
+    Attributes:
+        a: size; the hand's radius is a²/2 in NDC.
+        x: centre of the hand's keypoint box, NDC, +x right.
+        y: the same, +y down.
+        b1: cos θ of the unit vector from the centre to the forearm.
+        b2: sin θ of it; the hand approaches along -b.
+    """
+
+    a: float
+    x: float
+    y: float
+    b1: float
+    b2: float
+
+    @property
+    def r(self) -> float:
+        """Radius of the disc in NDC."""
+        return self.a**2 / 2
+
+    @property
+    def theta(self) -> float:
+        """Direction of the forearm in radians, 0 = right, growing clockwise on the screen."""
+        return math.atan2(self.b2, self.b1)
+
+    def to_tensor(self) -> Tensor:
+        """Return (a, x, y, b1, b2) as float32 (5,)."""
+        return torch.tensor(astuple(self), dtype=torch.float32)
+
+    @classmethod
+    def from_tensor(cls, layout: Tensor) -> "Layout":
+        """Read a (5,) tensor such as a network's output: a becomes |a|, b a unit vector, b = 0 the vector (0, 1)."""
+        a, x, y, b1, b2 = layout.tolist()
+        norm = math.hypot(b1, b2)
+        b1, b2 = (b1 / norm, b2 / norm) if norm > 0 else (0.0, 1.0)
+        return cls(abs(a), x, y, b1, b2)
+
+
+def splat(layout: Tensor, size: int) -> Tensor:
+    """Draw M(l), the soft hand proxy; {M > 0.5} is the proxy itself (paper, figures 3 and 4).
+
+    M falls with the distance from the outline in radii, like 1/distance² far away: a hand that misses its target, or
+    the picture, still feels where it should go.
+
+    Args:
+        layout: (..., 5); a ≤ 0 and b = 0 have finite values and gradients.
+        size: side of the picture in pixels.
+
+    Returns:
+        (..., 1, size, size) in [0, 1], 1 = hand, in the layout's dtype.
+    """
+    distance, r = _signed_distance(layout, size)
+    s = distance / r
+    outside = s > 0
+    # The slope is 1/τ on either side of the outline: C1, and no cancellation in the tail.
+    tail = (1 + torch.where(outside, s, -s) / SOFTNESS).pow(-2) / 2
+    return torch.where(outside, tail, 1 - tail).to(layout.dtype)
+
+
+def hole_mask(layout: Tensor, size: int, dilation: float = HOLE_DILATION) -> Tensor:
+    """Draw the hole to be painted: all points within dilation·r of the proxy.
+
+    Args:
+        layout: (..., 5).
+        size: side of the picture in pixels.
+        dilation: in radii; 0 gives the proxy.
+
+    Returns:
+        (..., 1, size, size) of {0, 1}, 1 = to be painted, in the layout's dtype.
+    """
+    distance, r = _signed_distance(layout, size)
+    return (distance <= dilation * r).to(layout.dtype)
+
+
+def flip_layout(layout: Tensor) -> Tensor:
+    """Mirror left and right; the splat of the result (..., 5) is the mirrored splat."""
+    return layout * layout.new_tensor([1, -1, 1, -1, 1])
+
+
+def crop_layout(layout: Tensor, box: Tensor) -> Tensor:
+    """Express layouts in a square window of their picture.
+
+    Args:
+        layout: (..., 5).
+        box: (..., 4) window x0, y0, x1, y1 in NDC of the old picture, square; it may reach beyond the picture.
+
+    Returns:
+        (..., 5) in NDC of the window.
+    """
+    a, x, y, b1, b2 = layout.unbind(-1)
+    x0, y0, x1, y1 = box.unbind(-1)
+    half = (x1 - x0) / 2
+    x, y = (x - (x0 + x1) / 2) / half, (y - (y0 + y1) / 2) / half
+    return torch.stack(torch.broadcast_tensors(a / half.sqrt(), x, y, b1, b2), dim=-1)
+
+
+def scale_layout(layout: Tensor, factor: float | Tensor) -> Tensor:
+    """Zoom about the picture's centre; factor > 1 enlarges. A tensor factor has the shape of the leading dimensions."""
+    a, x, y, b1, b2 = layout.unbind(-1)
+    return torch.stack([a * factor**0.5, x * factor, y * factor, b1, b2], dim=-1)
+
+
+def proxy_iou(layout: Layout, hand: np.ndarray) -> float:
+    """Intersection over union of the proxy and a hand mask, bool (S, S); 0 when both are empty."""
+    proxy = hole_mask(layout.to_tensor(), hand.shape[0], dilation=0)[0].bool().numpy()
+    return float((proxy & hand).sum() / max((proxy | hand).sum(), 1))
+
+
+def contact(layout: Tensor, object_mask: Tensor) -> Tensor:
+    """Tell whether the proxy's disc overlaps the object mask dilated by 2 % of the side.
+
+    Args:
+        layout: (..., 5).
+        object_mask: bool (..., 1, S, S).
+
+    Returns:
+        bool (...), the leading dimensions broadcast.
+    """
+    size = object_mask.shape[-1]
+    reach = max(1, round(CONTACT_DILATION * size))
+    flat = object_mask.reshape(-1, 1, size, size).float()
+    near = F.max_pool2d(flat, 2 * reach + 1, stride=1, padding=reach).bool().reshape(object_mask.shape)
+    a, x, y, _, _ = (value[..., None, None, None] for value in layout.unbind(-1))
+    centres = _pixel_centres(size, layout)
+    # Distance to the nearest point of each pixel's square, so that a disc smaller than a pixel overlaps too.
+    dx = ((centres - x).abs() - 1 / size).clamp_min(0)
+    dy = ((centres[:, None] - y).abs() - 1 / size).clamp_min(0)
+    return (near & (dx**2 + dy**2 <= (a**2 / 2) ** 2)).flatten(-3).any(-1)
+
+
+def fit_layout(hand: np.ndarray, keypoints: np.ndarray | None = None) -> Layout:
+    """Find the layout of one hand.
+
+    With keypoints: their box gives centre and radius, the mask's centroid the direction. Without: the same box is
+    estimated from the mask's part beyond the wrist, on the end away from where the forearm leaves the picture; where
+    the mask is itself a proxy, that proxy is found again.
+
+    Args:
+        hand: bool (S, S), hand and forearm.
+        keypoints: (21, 2) continuous pixel coordinates, pixel i covering [i, i + 1); None = estimate from the mask.
+
+    Raises:
+        ValueError: the mask is empty or not square.
+    """
+    if hand.ndim != 2 or hand.shape[0] != hand.shape[1]:
+        raise ValueError(f"hand mask must be square, got {hand.shape}")
+    if not hand.any():
+        raise ValueError("hand mask is empty")
+    points = np.argwhere(hand)[:, ::-1] + 0.5
+    if keypoints is not None:
+        return _layout_of_box(keypoints, points.mean(0), hand.shape[0])
+    size = hand.shape[0]
+    small = _resize(hand, min(size, 256)).numpy() > 0.5
+
+    def iou(layout: Layout) -> float:
+        return proxy_iou(layout, small)
+
+    runs = [[_beyond_wrist(points, leave, size) for leave in exits] for exits in _forearm_exits(hand, points)]
+    anatomical = max(runs[0], key=iou)
+    drawn = max(_refine([start for starts in runs for start in starts], _resize(hand, 64)), key=iou)
+    # A real hand's best cover is not its box: it leaves out spread fingers and follows the sleeve.
+    return drawn if iou(drawn) > max(_PROXY_LIKE, iou(anatomical)) else anatomical
+
+
+def draw_layouts(picture: np.ndarray, layouts: Sequence[Layout], scale: int = 1) -> np.ndarray:
+    """Overlay layouts on a picture: circle, edges of the forearm and an arrow along the approach, a colour each.
+
+    Args:
+        picture: uint8 (S, S, 3).
+        layouts: any number.
+        scale: enlargement of the result.
+
+    Returns:
+        uint8 (S·scale, S·scale, 3).
+    """
+    side = picture.shape[0] * scale
+    fine = side * _SUPERSAMPLING
+    overlay = Image.new("RGBA", (fine, fine), (255, 255, 255, 0))
+    draw = ImageDraw.Draw(overlay)
+    width = max(1.2, side / 180) * _SUPERSAMPLING
+    for index, layout in enumerate(layouts):
+        hue = (0.03 + index * 0.381966) % 1  # golden angle: any number of colours, neighbours far apart
+        red, green, blue = (round(255 * value) for value in colorsys.hsv_to_rgb(hue, 0.9, 0.95))
+        _draw_layout(draw, layout, fine, (255, 255, 255, 255), width * 2)
+        _draw_layout(draw, layout, fine, (red, green, blue, 255), width)
+    base = Image.fromarray(picture).resize((side, side), Image.Resampling.BICUBIC).convert("RGBA")
+    overlay = overlay.resize((side, side), Image.Resampling.BOX)
+    return np.array(Image.alpha_composite(base, overlay).convert("RGB"))
+
+
+def _pixel_centres(size: int, like: Tensor) -> Tensor:
+    dtype = torch.promote_types(like.dtype, torch.float32)  # half precision cannot tell neighbouring pixels apart
+    return (2 * torch.arange(size, dtype=dtype, device=like.device) + 1) / size - 1
+
+
+def _signed_distance(layout: Tensor, size: int) -> tuple[Tensor, Tensor]:
+    """Distance of each pixel centre from the proxy (exact outside, negative inside) and its radius, both NDC."""
+    centres = _pixel_centres(size, layout)
+    a, x, y, b1, b2 = (value[..., None, None, None] for value in layout.to(centres.dtype).unbind(-1))
+    px, py = centres - x, centres[:, None] - y
+    b_squared = b1**2 + b2**2 + _B_EPS
+    u = (px * b1 + py * b2) * b_squared.rsqrt()
+    p_squared = px**2 + py**2 + _TINY**2
+    # At b = 0 v becomes |p|, so that the band lies inside the disc.
+    v_squared = ((py * b1 - px * b2) ** 2 + p_squared * _B_EPS) / b_squared
+    r = (a**2 + _TINY) / 2
+    disc = p_squared.sqrt() - r
+    # At u = 0 the disc is nearer than the band: no step there.
+    return torch.where(u > 0, torch.minimum(disc, v_squared.sqrt() - r / 2), disc), r
+
+
+def _layout_of_box(points: np.ndarray, towards: np.ndarray, size: int) -> Layout:
+    """Layout of the box of some points (N, 2) with the forearm towards a point, all in pixels."""
+    low, high = points.min(0), points.max(0)
+    centre = (low + high) / 2
+    b = towards - centre
+    values = [math.sqrt(2 * (high - low).max() / size), *(2 * centre / size - 1), *b]
+    return Layout.from_tensor(torch.tensor(values, dtype=torch.float64))
+
+
+def _forearm_exits(hand: np.ndarray, points: np.ndarray) -> list[list[np.ndarray]]:
+    """Points in pixels where the forearm may leave the picture, grouped by run of the border, likeliest first."""
+    size = hand.shape[0]
+    top = [(i, 0) for i in range(size - 1)]
+    right = [(size - 1, i) for i in range(size - 1)]
+    bottom = [(size - 1 - i, size - 1) for i in range(size - 1)]
+    left = [(0, size - 1 - i) for i in range(size - 1)]
+    border = np.array(top + right + bottom + left)
+    touches = hand[border[:, 1], border[:, 0]]
+    if not touches.any():
+        return [_axis_ends(points)]
+    if touches.all():
+        return [[border[np.argmax(touches)] + 0.5]]
+    gap = int(np.argmin(touches))
+    border, touches = np.roll(border, -gap, axis=0), np.roll(touches, -gap)
+    edges = np.flatnonzero(np.diff(np.concatenate([touches, [False]]).astype(int)))
+    runs = [border[first + 1 : last + 1] + 0.5 for first, last in zip(edges[::2], edges[1::2], strict=True)]
+    # Fingertips may touch the border as well, but a sleeve is wider. Palm and forearm can leave through one run: then
+    # the forearm's share is at either end of it.
+    runs.sort(key=lambda run: np.linalg.norm(run[-1] - run[0]), reverse=True)
+    return [[run[round(share * (len(run) - 1))] for share in (0.02, 0.5, 0.98)] for run in runs[:3]]
+
+
+def _axis_ends(points: np.ndarray) -> list[np.ndarray]:
+    centre = points.mean(0)
+    offsets = points - centre
+    axis = np.linalg.eigh(offsets.T @ offsets)[1][:, 1]
+    along = offsets @ axis
+    return [centre + along.min() * axis, centre + along.max() * axis]
+
+
+def _beyond_wrist(points: np.ndarray, leave: np.ndarray, size: int) -> Layout:
+    """Layout of the hand end of a mask whose forearm ends at `leave`."""
+    forearm = leave - points.mean(0)
+    forearm = forearm / max(np.linalg.norm(forearm), 1e-9)
+    depth = points @ forearm
+    depth = depth - depth.min()  # from the tip of the hand towards the forearm
+    width = np.bincount(depth.astype(int)).astype(float)
+    smooth = max(1, len(width) // 24)
+    width = np.convolve(np.pad(width, smooth, mode="edge"), np.ones(2 * smooth + 1) / (2 * smooth + 1), mode="valid")
+    wrist = min(_first_narrowing(width), 1.8 * width.max())
+    beyond = points[depth <= wrist]
+    return _layout_of_box(np.concatenate([beyond - 0.5, beyond + 0.5]), points.mean(0), size)
+
+
+def _first_narrowing(width: np.ndarray) -> int:
+    """Index where the width has fallen well below its maximum so far."""
+    fallen = np.flatnonzero(width < 0.75 * np.maximum.accumulate(width))
+    return int(fallen[0]) if fallen.size else len(width)
+
+
+def _resize(hand: np.ndarray, size: int) -> Tensor:
+    """Share of each pixel of (size, size) that a mask covers, float32."""
+    return F.adaptive_avg_pool2d(torch.from_numpy(np.array(hand, np.float32, order="C"))[None], size)[0]
+
+
+def _refine(starts: Sequence[Layout], target: Tensor) -> list[Layout]:
+    """Levenberg-Marquardt on the squared difference of an antialiased proxy and a mask (S, S), over (x, y, r, θ)."""
+    size = target.shape[-1]
+    state = torch.tensor([[layout.x, layout.y, max(layout.r, 0.02), layout.theta] for layout in starts])
+    damping = torch.full((len(starts), 1), 1e-2)
+    probes = torch.cat([torch.zeros(1, 4), torch.eye(4) * 1e-3])[None]
+    for blur in (3.0,) * 5 + (1.0,) * 5:
+        drawn = _antialiased(state[:, None] + probes, size, blur)
+        residual = (drawn[:, :1] - target).flatten(2)
+        jacobian = (drawn[:, 1:] - drawn[:, :1]).flatten(2) / 1e-3
+        gradient = jacobian @ residual.mT
+        curvature = jacobian @ jacobian.mT
+        ridge = torch.diag_embed(curvature.diagonal(dim1=-2, dim2=-1) * damping + 1e-3)
+        moved = state - torch.linalg.solve(curvature + ridge, gradient)[..., 0]
+        moved[:, 2].clamp_(0.02, 2)
+        better = _error(moved, target, blur) < residual.square().sum((-1, -2))[:, None]
+        state = torch.where(better, moved, state)
+        damping = torch.where(better, damping / 4, damping * 8)
+    return [Layout.from_tensor(layout) for layout in _as_layouts(state.double())]
+
+
+def _error(state: Tensor, target: Tensor, blur: float) -> Tensor:
+    return (_antialiased(state, target.shape[-1], blur) - target).square().flatten(1).sum(-1, keepdim=True)
+
+
+def _antialiased(state: Tensor, size: int, blur: float) -> Tensor:
+    distance, _ = _signed_distance(_as_layouts(state), size)
+    return torch.sigmoid(-distance * size / blur).squeeze(-3)
+
+
+def _as_layouts(state: Tensor) -> Tensor:
+    x, y, r, theta = state.unbind(-1)
+    return torch.stack([(2 * r).sqrt(), x, y, theta.cos(), theta.sin()], dim=-1)
+
+
+def _draw_layout(draw: ImageDraw.ImageDraw, layout: Layout, side: int, colour: tuple[int, ...], width: float) -> None:
+    def at(u: float, v: float) -> tuple[float, float]:
+        x = layout.x + u * layout.b1 - v * layout.b2
+        y = layout.y + u * layout.b2 + v * layout.b1
+        return (x + 1) * side / 2, (y + 1) * side / 2
+
+    r = layout.r
+    (x, y), radius = at(0, 0), r * side / 2 + width / 2
+    draw.ellipse((x - radius, y - radius, x + radius, y + radius), outline=colour, width=round(width))
+    for v in (-r / 2, r / 2):
+        draw.line([at(math.sqrt(3) / 2 * r, v), at(r + 4, v)], fill=colour, width=round(width))
+    head = 0.3 * r
+    draw.line([at(0.75 * r, 0), at(-0.5 * r, 0)], fill=colour, width=round(width))
+    draw.line([at(head - 0.5 * r, head), at(-0.5 * r, 0), at(head - 0.5 * r, -head)], fill=colour, width=round(width))

@@ -1,0 +1,1 @@
+"""Figures of merit: distances between pictures and distances between layouts."""

@@ -1,0 +1,86 @@
+"""The frozen first stage: any diffusers autoencoder, and the small one that the mini world trains."""
+
+import json
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from hoi_lightning.errors import InputError
+
+
+class Latents:
+    """An autoencoder behind two verbs; being no module, it is in no checkpoint of the task that holds it.
+
+    Args:
+        vae: diffusers `AutoencoderKL`, `AutoencoderTiny` or another with the same interface.
+    """
+
+    def __init__(self, vae: nn.Module) -> None:
+        self.vae = vae
+        self.channels: int = vae.config.latent_channels
+        self.factor: int = 2 ** (len(vae.config.block_out_channels) - 1)
+
+    @torch.no_grad()
+    def encode(self, pictures: Tensor) -> Tensor:
+        """Pictures (B, 3, H, W) in [-1, 1] to scaled latents (B, C, H/f, W/f): the mode, never a random draw."""
+        code = self._on(pictures.device).encode(pictures)
+        z = code.latent_dist.mode() if hasattr(code, "latent_dist") else code.latents
+        return (z - self._shift) * self.vae.config.scaling_factor
+
+    @torch.no_grad()
+    def decode(self, latents: Tensor) -> Tensor:
+        """Inverse of `encode`, clamped to [-1, 1]."""
+        return (
+            self._on(latents.device).decode(latents / self.vae.config.scaling_factor + self._shift).sample.clamp(-1, 1)
+        )
+
+    @property
+    def _shift(self) -> float:
+        return getattr(self.vae.config, "shift_factor", None) or 0.0
+
+    def _on(self, device: torch.device) -> Any:
+        return self.vae.to(device)
+
+
+def load_vae(folder: str) -> Latents:
+    """Open `<folder>/vae` as diffusers saved it, frozen.
+
+    Raises:
+        InputError: no autoencoder there.
+    """
+    import diffusers
+
+    config = Path(folder, "vae", "config.json")
+    try:
+        name = json.loads(config.read_text())["_class_name"] if config.is_file() else "AutoencoderKL"
+        vae = getattr(diffusers, name).from_pretrained(folder, subfolder="vae")
+    except (OSError, ValueError, AttributeError, KeyError) as error:
+        raise InputError(missing_pretrained(folder, "vae", error)) from None
+    return Latents(vae.eval().requires_grad_(False))
+
+
+def missing_pretrained(folder: str, part: str, error: Exception) -> str:
+    """One line for a checkpoint part that can be neither opened nor downloaded."""
+    reason = str(error).strip().splitlines()[0][:160] if str(error).strip() else type(error).__name__
+    return (
+        f"--model.pretrained {folder}: its {part} is neither a local diffusers folder nor downloadable ({reason}); "
+        f"get it with `hf download {folder} --local-dir DIR` where there is a network and pass --model.pretrained DIR"
+    )
+
+
+def tiny_autoencoder(channels: int = 32, levels: int = 3, latent_channels: int = 4) -> nn.Module:
+    """A small `AutoencoderTiny` of down-sampling factor 2^(levels - 1), randomly initialised."""
+    from diffusers import AutoencoderTiny
+
+    widths: Sequence[int] = (channels,) * levels
+    return AutoencoderTiny(
+        encoder_block_out_channels=widths,
+        decoder_block_out_channels=widths,
+        num_encoder_blocks=(1,) + (2,) * (levels - 1),
+        num_decoder_blocks=(2,) * (levels - 1) + (1,),
+        latent_channels=latent_channels,
+        upsampling_scaling_factor=2,
+    )

@@ -1,0 +1,8 @@
+"""The trainable things: each a LightningModule with the verbs `loss` and `sample`."""
+
+from hoi_lightning.tasks.autoencoder import Autoencoder
+from hoi_lightning.tasks.base import HoiTask
+from hoi_lightning.tasks.fusionnet import FusionNet
+from hoi_lightning.tasks.masknet import MaskNet
+
+__all__ = ["Autoencoder", "FusionNet", "HoiTask", "MaskNet"]

@@ -1,0 +1,115 @@
+"""What every task shares: optimisation, reproducible noise, opening a checkpoint."""
+
+import hashlib
+import pickle
+from pathlib import Path
+from typing import Any, Literal, Self
+
+import numpy as np
+import torch
+from lightning.pytorch import LightningModule
+from torch import Tensor
+
+from hoi_lightning.errors import InputError, NonFiniteLoss
+
+
+class HoiTask(LightningModule):
+    """Base of all tasks; a subclass adds `loss(batch, generator)`.
+
+    Args:
+        learning_rate: AdamW's peak rate.
+        weight_decay: AdamW's.
+        warmup_steps: linear warm-up, in optimizer steps.
+        lr_schedule: after the warm-up; `cosine` reaches 0 at the run's last step.
+        seed: noise and timesteps of training step k on rank r belong to (seed, k, r), so a resumed run draws the same.
+    """
+
+    checkpoint_hash: str = ""
+
+    def __init__(
+        self,
+        learning_rate: float = 1e-4,
+        weight_decay: float = 1e-2,
+        warmup_steps: int = 0,
+        lr_schedule: Literal["constant", "cosine"] = "constant",
+        seed: int = 0,
+    ) -> None:
+        super().__init__()
+        self.learning_rate, self.weight_decay, self.seed = learning_rate, weight_decay, seed
+        self.warmup_steps, self.lr_schedule = warmup_steps, lr_schedule
+
+    def loss(self, batch: dict[str, Any], generator: torch.Generator) -> dict[str, Tensor]:
+        """Scalar terms of one batch; the entry `loss` is minimised, all are logged."""
+        raise NotImplementedError
+
+    def training_step(self, batch: dict[str, Any], batch_idx: int) -> Tensor:
+        """One step with its own noise.
+
+        Raises:
+            NonFiniteLoss: naming the step and the samples.
+        """
+        step = self.trainer.fit_loop.epoch_loop.batch_progress.total.processed
+        terms = self.loss(batch, self._generator(step, self.global_rank))
+        if not torch.isfinite(terms["loss"]):
+            raise NonFiniteLoss(
+                f"loss is {terms['loss'].item()} at step {self.global_step}, samples {', '.join(batch['key'][:4])}, …; "
+                "lower --model.learning_rate or train in 32-true"
+            )
+        self.log_dict({f"train/{name}": value for name, value in terms.items()}, prog_bar=False)
+        self.log("loss", terms["loss"], prog_bar=True, logger=False)
+        return terms["loss"]
+
+    def validation_step(self, batch: dict[str, Any], batch_idx: int) -> None:
+        """The same loss with noise that belongs to the batch, so that values compare across steps."""
+        terms = self.loss(batch, self._generator(batch_idx, self.global_rank, stream=1))
+        values = {f"val/{name}": value for name, value in terms.items()}
+        self.log_dict(values, batch_size=len(batch["key"]), sync_dist=True)
+
+    test_step = validation_step
+
+    def configure_optimizers(self) -> dict[str, Any]:
+        """AdamW over what is trained, with the learning-rate schedule per step."""
+        from diffusers.optimization import get_scheduler
+
+        parameters = [p for p in self.parameters() if p.requires_grad]
+        optimizer = torch.optim.AdamW(parameters, lr=self.learning_rate, weight_decay=self.weight_decay)
+        max_steps = self.trainer.max_steps
+        total = max_steps if max_steps > 0 else int(self.trainer.estimated_stepping_batches)
+        name = "cosine" if self.lr_schedule == "cosine" else "constant_with_warmup"
+        scheduler = get_scheduler(name, optimizer, num_warmup_steps=self.warmup_steps, num_training_steps=total)
+        return {"optimizer": optimizer, "lr_scheduler": {"scheduler": scheduler, "interval": "step"}}
+
+    def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """Name the task, so that the wrong one is refused with a sentence."""
+        checkpoint["task"] = type(self).__name__
+
+    @classmethod
+    def load(cls, path: Path | str, device: str | torch.device = "cpu") -> Self:
+        """Open a checkpoint for inference: averaged weights where it has them, eval mode.
+
+        Args:
+            path: `.ckpt` file that `fit` wrote.
+            device: where to put it.
+
+        Raises:
+            InputError: no such file, not a readable checkpoint, or one of another task.
+        """
+        path = Path(path)
+        if not path.is_file():
+            raise InputError(f"{path}: no such checkpoint; `fit` leaves one in <run>/checkpoints/last.ckpt")
+        try:
+            checkpoint = torch.load(path, map_location="cpu", weights_only=True)
+            name, arguments, weights = checkpoint["task"], checkpoint["hyper_parameters"], checkpoint["state_dict"]
+        except (OSError, RuntimeError, EOFError, KeyError, TypeError, pickle.UnpicklingError):
+            raise InputError(f"{path}: not a checkpoint of this project, or a damaged one; fit it again") from None
+        if name != cls.__name__:
+            raise InputError(f"{path}: this is a {name} checkpoint, a {cls.__name__} checkpoint is wanted")
+        task = cls(**{key: value for key, value in arguments.items() if not key.startswith("_")})
+        task.load_state_dict(weights | checkpoint.get("ema_state_dict", {}))
+        with path.open("rb") as file:
+            task.checkpoint_hash = hashlib.file_digest(file, "sha256").hexdigest()
+        return task.eval().requires_grad_(False).to(device)
+
+    def _generator(self, step: int, rank: int, stream: int = 0) -> torch.Generator:
+        state = np.random.SeedSequence([self.seed, stream, rank, step]).generate_state(2, np.uint32)
+        return torch.Generator(self.device).manual_seed(int(state[0]) << 31 | int(state[1]) >> 1)

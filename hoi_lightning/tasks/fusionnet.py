@@ -1,0 +1,242 @@
+"""FusionNet: a latent inpainting model that paints the hand into the hole a layout leaves (paper, section 1.3)."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from hoi_lightning.diffusion.ddpm import SampleNoise, sample_ddim
+from hoi_lightning.diffusion.repaint import sample_repaint
+from hoi_lightning.hand_proxy import HOLE_DILATION, hole_mask
+from hoi_lightning.networks.autoencoder import load_vae
+from hoi_lightning.networks.inpaint_unet import load_schedule, load_unet, prompt_embedding, small_unet
+from hoi_lightning.tasks.base import HoiTask
+
+PROMPT = "a hand interacting with an object"
+
+
+@dataclass(frozen=True)
+class RePaintSampler:
+    """How FusionNet samples.
+
+    Attributes:
+        num_steps: kept timesteps.
+        composition: `off` = nothing but the network, `replace` = eqs. 9-11 without resampling, `repaint` = with it.
+        jump_length: j, steps of one jump back to more noise.
+        jump_n_sample: r, visits of each stretch; 1 = no jumps.
+        start_resampling: jump only below this kept step; None = everywhere.
+        eta: 0 = deterministic steps (DDIM), 1 = ancestral ones (DDPM, eq. 10).
+    """
+
+    num_steps: int
+    composition: Literal["off", "replace", "repaint"] = "repaint"
+    jump_length: int = 5
+    jump_n_sample: int = 2
+    start_resampling: int | None = None
+    eta: float = 1.0
+
+
+Preset = Literal["paper", "balanced", "fast"]
+PRESETS: dict[Preset, RePaintSampler] = {
+    "paper": RePaintSampler(250, jump_length=10, jump_n_sample=10),  # 2410 network calls
+    "balanced": RePaintSampler(50),  # 95
+    "fast": RePaintSampler(20),  # 35
+}
+
+
+class FusionNet(HoiTask):
+    """Paint a hand into the object picture where the layout says, and nothing else.
+
+    The U-Net's nine channels are Stable Diffusion's: noisy latents (4), hole (1), latents of the object picture (4). The
+    autoencoder, and the text encoder of which one constant embedding is used, stay frozen and in no checkpoint.
+
+    Args:
+        pretrained: diffusers folder or hub id with `vae/`, `scheduler/`, `unet/` (and `text_encoder/`, `tokenizer/`).
+        unet_channels: widths of a small U-Net to train from scratch; None = fine-tune `<pretrained>/unet`.
+        image_size: side of the pictures in pixels.
+        object_context: what the network sees of the object picture: all of it, also under the future hand, or, as
+            Stable Diffusion is used to, only what is outside the hole.
+        hole_dilation: the hole is the proxy dilated by this many radii.
+        outside_weight: weight of the loss outside the hole.
+        hand_weight: extra weight of the loss on the true hand's pixels.
+        timestep_power: t = T·u^p for uniform u; below 1 favours noisy timesteps.
+        crop: side of random latent windows about the hole to train on; None = whole pictures. A small-machine speed-up.
+        gradient_checkpointing: recompute activations in the backward pass: less memory, about a fifth slower.
+        sampler: preset of `sample`.
+        learning_rate: see `HoiTask`.
+        weight_decay: see `HoiTask`.
+        warmup_steps: see `HoiTask`.
+        lr_schedule: see `HoiTask`.
+        seed: see `HoiTask`.
+    """
+
+    prompt_embeds: Tensor
+
+    def __init__(
+        self,
+        pretrained: str = "stable-diffusion-v1-5/stable-diffusion-inpainting",
+        unet_channels: tuple[int, ...] | None = None,
+        image_size: int = 512,
+        object_context: Literal["full", "masked"] = "full",
+        hole_dilation: float = HOLE_DILATION,
+        outside_weight: float = 0.1,
+        hand_weight: float = 1.0,
+        timestep_power: float = 1.0,
+        crop: int | None = None,
+        gradient_checkpointing: bool = False,
+        sampler: Preset = "balanced",
+        learning_rate: float = 1e-5,
+        weight_decay: float = 1e-2,
+        warmup_steps: int = 0,
+        lr_schedule: Literal["constant", "cosine"] = "constant",
+        seed: int = 0,
+    ) -> None:
+        super().__init__(learning_rate, weight_decay, warmup_steps, lr_schedule, seed)
+        if Path(pretrained).is_dir():
+            pretrained = str(Path(pretrained).resolve())  # a checkpoint may be opened from another folder
+        self.save_hyperparameters()
+        self.latents = load_vae(pretrained)
+        self.schedule, self.prediction_type = load_schedule(pretrained)
+        if unet_channels is None:
+            self.unet = load_unet(pretrained)
+        else:
+            self.unet = small_unet(unet_channels, self.latents.channels, image_size // self.latents.factor)
+        if gradient_checkpointing:
+            self.unet.enable_gradient_checkpointing()
+        width = self.unet.config.cross_attention_dim
+        self.register_buffer("prompt_embeds", prompt_embedding(pretrained, PROMPT, width))
+        self.image_size, self.object_context, self.hole_dilation = image_size, object_context, hole_dilation
+        self.outside_weight, self.hand_weight = outside_weight, hand_weight
+        self.timestep_power, self.crop, self.sampler = timestep_power, crop, PRESETS[sampler]
+
+    def hole_mask(self, layouts: Tensor) -> Tensor:
+        """The hole of each layout (B, 5): (B, 1, S, S) of {0, 1} at `image_size`."""
+        return hole_mask(layouts, self.image_size, self.hole_dilation)
+
+    def loss(self, batch: dict[str, Any], generator: torch.Generator) -> dict[str, Tensor]:
+        """Weighted squared error of the diffusion target at one timestep per sample."""
+        hole = self.hole_mask(batch["layout"])
+        hole_z, hand_z = self._to_latent(hole), self._to_latent(batch["hand"])
+        if "hoi_latents" in batch:
+            context = batch["obj_latents"]
+            z0 = torch.lerp(context, batch["hoi_latents"], hole_z)
+        else:
+            context = self._encode_context(batch["obj"], hole)
+            # nothing is asked for outside the hole: there the target is the object picture
+            z0 = self.latents.encode(torch.lerp(batch["obj"], batch["hoi"], hole))
+        if self.crop is not None and self.training:
+            z0, context, hole_z, hand_z = self._crop(hole_z, generator, z0, context, hole_z, hand_z)
+        num_timesteps = len(self.schedule.alpha_bar)
+        u = torch.rand(len(z0), generator=generator, device=z0.device)
+        t = (num_timesteps * u**self.timestep_power).long().clamp(max=num_timesteps - 1)
+        eps = torch.randn(z0.shape, generator=generator, device=z0.device)
+        output = self._predict(self.schedule.q_sample(z0, t, eps), t, hole_z, context)
+        error = (output - self.schedule.target(z0, eps, t, self.prediction_type)).square()
+        weight = self.outside_weight + (1 - self.outside_weight) * hole_z + self.hand_weight * hand_z * hole_z
+        return {
+            "loss": (weight * error).sum() / (weight.sum() * error.shape[1]),
+            "loss_hole": (hole_z * error).sum() / (hole_z.sum() * error.shape[1]).clamp(min=1),
+        }
+
+    @torch.no_grad()
+    def sample(
+        self, obj: Tensor, layouts: Tensor, seeds: Sequence[int], sampler: RePaintSampler | None = None
+    ) -> Tensor:
+        """Paint one hand per picture.
+
+        Args:
+            obj: object pictures (B, 3, S, S) in [-1, 1] at `image_size`.
+            layouts: (B, 5).
+            seeds: one per picture; a picture depends on its own seed only, not on its batch.
+            sampler: another than the task's preset.
+
+        Returns:
+            (B, 3, S, S) in [-1, 1]; outside the hole equal to `obj`.
+        """
+        sampler = sampler or self.sampler
+        hole, noise = self.hole_mask(layouts), SampleNoise(seeds)
+        hole_z, context, known = self._to_latent(hole), self._encode_context(obj, hole), self.latents.encode(obj)
+
+        def denoise(x_t: Tensor, t: Tensor) -> Tensor:
+            return self.schedule.to_x0(self._predict(x_t, t, hole_z, context), x_t, t, self.prediction_type)
+
+        x_T, timesteps = noise(known), self.schedule.timesteps(sampler.num_steps)
+        if sampler.composition == "off":
+            z0 = sample_ddim(denoise, x_T, self.schedule, timesteps, noise, sampler.eta)
+        else:
+            visits = sampler.jump_n_sample if sampler.composition == "repaint" else 1
+            z0 = sample_repaint(
+                denoise, x_T, self.schedule, timesteps, noise, known, 1 - hole_z,
+                sampler.jump_length, visits, sampler.start_resampling, sampler.eta,
+            )  # fmt: skip
+        return torch.lerp(obj, self.latents.decode(z0), feather(hole))
+
+    def panels(self, batch: dict[str, Any], seed: int) -> dict[str, list[np.ndarray]]:
+        """Columns of a sample grid: object, hole, three samples, truth; uint8 (S, S, 3) each."""
+        obj, layouts, count = batch["obj"], batch["layout"], len(batch["key"])
+        draws = [self.sample(obj, layouts, [seed + k] * count) for k in range(3)]
+        hole = torch.lerp(obj, torch.ones_like(obj), 0.6 * self.hole_mask(layouts))
+        columns = {
+            "object": obj,
+            "hole": hole,
+            **{f"sample {k}": draw for k, draw in enumerate(draws)},
+            "truth": batch["hoi"],
+        }
+        return {
+            name: list(((pictures.float() + 1) * 127.5).round().byte().permute(0, 2, 3, 1).cpu().numpy())
+            for name, pictures in columns.items()
+        }
+
+    def sample_images(self, batch: dict[str, Any], seeds: Sequence[int]) -> Tensor:
+        """Samples for the true layouts of a batch, (B, 3, S, S) in [-1, 1]; what image metrics compare with the truth."""
+        return self.sample(batch["obj"], batch["layout"], seeds)
+
+    def validation_step(self, batch: dict[str, Any], batch_idx: int) -> None:
+        """The loss, and the share of the hand's pixels that the hole covers."""
+        super().validation_step(batch, batch_idx)
+        hole = self.hole_mask(batch["layout"])
+        recall = (hole * batch["hand"]).sum(dim=(1, 2, 3)) / batch["hand"].sum(dim=(1, 2, 3)).clamp(min=1)
+        self.log("val/hole_recall", recall.median(), batch_size=len(batch["key"]), sync_dist=True)
+
+    def _predict(self, x_t: Tensor, t: Tensor, hole_z: Tensor, context: Tensor) -> Tensor:
+        prompt = self.prompt_embeds.expand(len(x_t), -1, -1)
+        return self.unet(torch.cat([x_t, hole_z, context], dim=1), t, prompt).sample.float()
+
+    def _encode_context(self, obj: Tensor, hole: Tensor) -> Tensor:
+        return self.latents.encode(obj if self.object_context == "full" else obj * (1 - hole))
+
+    def _to_latent(self, pixels: Tensor) -> Tensor:
+        """A latent cell is in the hole as soon as one of its pixels is."""
+        return F.max_pool2d(pixels, self.latents.factor)
+
+    def _crop(self, about: Tensor, generator: torch.Generator, *tensors: Tensor) -> list[Tensor]:
+        assert self.crop is not None
+        size, room = about.shape[-1], about.shape[-1] - self.crop
+        cells = torch.arange(size, device=about.device, dtype=about.dtype)
+        mass = about.sum(dim=(1, 2, 3)).clamp(min=1)
+        centre = torch.stack([(about.sum(dim=(1, axis)) * cells).sum(-1) / mass for axis in (2, 3)], dim=1)
+        jitter = torch.rand(centre.shape, generator=generator, device=about.device) - 0.5
+        corner = (centre - self.crop / 2 + jitter * self.crop / 2).round().long().clamp(0, room)
+        rows, columns = ((corner[:, axis, None] + torch.arange(self.crop, device=about.device)) for axis in (1, 0))
+        index = torch.arange(len(about), device=about.device)[:, None, None]
+        return [
+            x.permute(0, 2, 3, 1)[index, rows[:, :, None], columns[:, None, :]].permute(0, 3, 1, 2) for x in tensors
+        ]
+
+
+def feather(hole: Tensor, width: float = 0.02) -> Tensor:
+    """Weights of the painted picture: 0 outside the hole, rising to 1 over `width` of the side inside it.
+
+    Args:
+        hole: (B, 1, S, S) of {0, 1}.
+        width: share of the side.
+    """
+    reach = max(1, round(width * hole.shape[-1]))
+    eroded = 1 - F.max_pool2d(1 - hole, 2 * reach + 1, stride=1, padding=reach)
+    padded = F.pad(eroded, (reach, reach, reach, reach), mode="replicate")
+    return F.avg_pool2d(padded, 2 * reach + 1, stride=1) * hole

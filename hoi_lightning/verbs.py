@@ -1,0 +1,51 @@
+"""The two command lines' common shape: a verb is a module with `add_arguments` and `run`."""
+
+import argparse
+import importlib
+import sys
+from collections.abc import Callable, Mapping
+
+import hoi_lightning
+from hoi_lightning.errors import InputError
+
+
+def run(package: str, verbs: Mapping[str, str], args: list[str], elsewhere: Mapping[str, str] | None = None) -> int:
+    """Parse `args` and run the verb's module.
+
+    Args:
+        package: whose `VERB.py` holds the verb; a value `line @ module` names another module of it.
+        verbs: verb → one line of help.
+        args: command line without the program's name.
+        elsewhere: verbs that only appear in the help; the caller has dealt with them.
+
+    Returns:
+        Exit status: 0, or 2 after the user's mistake.
+    """
+    parser = argparse.ArgumentParser(package, description=importlib.import_module(package).__doc__)
+    parser.add_argument("--version", action="version", version=hoi_lightning.__version__)
+    subparsers = parser.add_subparsers(dest="verb", required=True, metavar="VERB", title="verbs")
+    for verb, line in (elsewhere or {}).items():
+        subparsers.add_parser(verb, help=line, add_help=False)
+    modules = {}
+    for verb, line in verbs.items():
+        line, _, path = line.partition(" @ ")
+        subparser = subparsers.add_parser(verb, help=line, formatter_class=argparse.ArgumentDefaultsHelpFormatter)
+        if args and args[0] == verb:
+            modules[verb] = importlib.import_module(f"{package}.{path or verb}")
+            subparser.description = modules[verb].__doc__
+            modules[verb].add_arguments(subparser)
+    parsed = parser.parse_args(args)
+    return guarded(lambda: modules[parsed.verb].run(parsed))
+
+
+def guarded(verb: Callable[[], None]) -> int:
+    """Call a verb; its `InputError` becomes one line on standard error and status 2."""
+    try:
+        verb()
+    except InputError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 2
+    except KeyboardInterrupt:
+        print("stopped", file=sys.stderr)
+        return 130
+    return 0

@@ -1,0 +1,193 @@
+"""The reader: both of everything that HOI4D has two of, and nothing believed that a file says about code."""
+
+import json
+import os
+import pickle
+import shutil
+
+import cv2
+import numpy as np
+import pytest
+from PIL import Image
+
+from data_prep import hoi4d
+from data_prep.hoi4d import Fault, Sequence
+from hoi_lightning.errors import InputError
+from tests import hoi4d_tree
+from tests.hoi4d_tree import CLIPS, Clip
+
+FULL = (0, 0, hoi4d.WIDTH, hoi4d.HEIGHT)
+
+
+def touch_video(root, name):
+    path = Sequence(root, name).video
+    path.parent.mkdir(parents=True)
+    path.touch()
+
+
+def test_sequences_are_those_on_disk_and_in_a_crlf_list(tmp_path):
+    (tmp_path / "HOI4D_release").mkdir()
+    names = [clip.name for clip in CLIPS]
+    for name in names[:2]:
+        touch_video(tmp_path, name)
+    (tmp_path / "release.txt").write_bytes(f"{names[2]}\r\n{names[1]}\r\n{names[1]}\r\n\r\n".encode())
+    found, left_out = hoi4d.find_sequences(tmp_path)
+    assert [sequence.name for sequence in found] == [names[1]]
+    assert {(name, reason) for name, reason, _ in left_out} == {(names[2], "no-video"), (names[0], "not-listed")}
+
+
+@pytest.mark.parametrize("make", [lambda path: None, lambda path: (path / "HOI4D_release").mkdir(parents=True)])
+def test_a_tree_without_clips_is_named(tmp_path, make):
+    make(tmp_path / "tree")
+    with pytest.raises(InputError, match="tree"):
+        hoi4d.find_sequences(tmp_path / "tree")
+
+
+@pytest.mark.parametrize("num_frames", [12, 300])
+@pytest.mark.parametrize("clock", [10.0, 20.0, None])
+@pytest.mark.parametrize("schema", ["A", "B"])
+def test_schemas_and_clocks_give_the_same_frames(tmp_path, schema, clock, num_frames):
+    path = tmp_path / "color.json"
+    path.write_text(json.dumps(hoi4d_tree.actions(Clip("", schema, clock, num_frames=num_frames))))
+    events = hoi4d.read_events(path, num_frames)
+    assert [(event.name, event.first, event.stop) for event in events] == [
+        ("rest", 0, 3), ("Reachout", 3, 4), ("Pickup", 4, 9), ("rest", 9, num_frames)
+    ]  # fmt: skip
+
+
+def test_a_missing_duration_is_ten_seconds_when_the_events_say_so(tmp_path):
+    path = tmp_path / "color.json"
+    for clock in (10.0, 20.0):
+        record = hoi4d_tree.actions(Clip("", clock=clock))
+        del record["info"]
+        path.write_text(json.dumps(record))
+        assert hoi4d.read_events(path, 12)[2].first == 4
+
+
+@pytest.mark.parametrize(
+    "content", ["", "[]", "{}", '{"events": []}', '{"events": [{"event": "rest"}]}', '{"events": [{"event": "rest", '
+    '"startTime": NaN, "endTime": 1}]}', '{"events": null}', '{"markResult": 3}']
+)  # fmt: skip
+def test_a_broken_action_file_is_a_fault(tmp_path, content):
+    (tmp_path / "color.json").write_text(content)
+    with pytest.raises(Fault, match="no-actions"):
+        hoi4d.read_events(tmp_path / "color.json", 300)
+    with pytest.raises(Fault, match="no-actions"):
+        hoi4d.read_events(tmp_path / "missing.json", 300)
+
+
+@pytest.mark.parametrize(
+    ("name", "kind"),
+    [("turn&on&the&switch", "contact"), ("Carry with both hands", "contact"), ("paper-cut", "contact"),
+     ("Lookaround", "idle"), ("Reachout", "idle"), ("Squat", "unknown"), ("", "unknown")],
+)  # fmt: skip
+def test_event_names_are_read_as_hoi4d_spells_them(name, kind):
+    assert hoi4d.Event(name, 0, 1).kind == kind
+
+
+@pytest.mark.parametrize(
+    ("category", "hands"),
+    [("C2", {2}), ("C8", {2, 6}), ("C17", {2, 6}), ("C20", {2, 3})],
+)
+def test_hands_and_objects_part_the_labels(tmp_path, category, hands):
+    sequence = Sequence(tmp_path, f"ZY20210800001/H1/{category}/N01/S1/s01/T1")
+    assert set(sequence.hand_labels.values()) == hands
+    objects = [label for group in sequence.objects for label in group]
+    assert len(objects) == len(set(objects))
+    assert set(objects) | hands == set(range(1, 10))
+
+
+@pytest.mark.parametrize("mode", ["RGB", "P", "RGBA"])
+def test_labels_are_the_palette_inverted(tmp_path, mode):
+    labels = np.repeat(np.arange(10, dtype=np.uint8), 192)[None].repeat(1080, 0)
+    picture = Image.fromarray(np.array(hoi4d.PALETTE, np.uint8)[labels])
+    if mode == "P":
+        picture = Image.fromarray(labels, "P")
+        picture.putpalette(np.array(hoi4d.PALETTE, np.uint8).ravel().tolist())
+    picture.convert(mode).save(tmp_path / "m.png")
+    np.testing.assert_array_equal(hoi4d.read_labels(tmp_path / "m.png", FULL), labels)
+    inside = hoi4d.read_labels(tmp_path / "m.png", (15, 0, 1900, 1050))
+    np.testing.assert_array_equal(inside[:1050, 15:1900], labels[:1050, 15:1900])
+    assert inside.sum() == labels[:1050, 15:1900].sum()
+
+
+def test_a_bad_mask_is_a_fault(tmp_path):
+    path = tmp_path / "m.png"
+    with pytest.raises(Fault, match="no-mask"):
+        hoi4d.read_labels(path, FULL)
+    cv2.imwrite(str(path), np.full((1080, 1920, 3), 77, np.uint8))
+    with pytest.raises(Fault, match="palette"):
+        hoi4d.read_labels(path, FULL)
+    path.write_bytes(path.read_bytes()[:200])
+    with pytest.raises(Fault, match="decoded"):
+        hoi4d.read_labels(path, FULL)
+    cv2.imwrite(str(path), np.zeros((540, 960, 3), np.uint8))
+    with pytest.raises(Fault, match="960x540"):
+        hoi4d.read_labels(path, FULL)
+
+
+class Malicious:
+    def __init__(self, canary):
+        self.canary = canary
+
+    def __reduce__(self):
+        return os.mkdir, (self.canary,)
+
+
+def test_a_pickle_never_runs_code(tmp_path):
+    canary = str(tmp_path / "canary")
+    path = tmp_path / "0.pickle"
+    for record in ({"kps2D": Malicious(canary)}, Malicious(canary), np.array([Malicious(canary)], dtype=object)):
+        path.write_bytes(pickle.dumps(record))
+        with pytest.raises(Fault, match="not allowed"):
+            hoi4d.read_keypoints(path)
+    assert not os.path.exists(canary)
+
+
+def test_keypoints_of_either_numpy_are_read_and_broken_ones_refused(tmp_path):
+    path = tmp_path / "0.pickle"
+    expected = np.arange(42.0).reshape(21, 2)
+    for dtype in (np.float32, np.float64, np.int64):
+        data = pickle.dumps({"poseCoeff": np.zeros(48), "kps2D": expected.astype(dtype)}, protocol=2)
+        for spelling in (data, data.replace(b"numpy._core", b"numpy.core")):
+            path.write_bytes(spelling)
+            np.testing.assert_array_equal(hoi4d.read_keypoints(path), expected)
+    pose = np.zeros(48)
+    for broken in ((np.zeros(1), pose), (expected * np.nan, pose), (expected, np.zeros(1)), (None, None)):
+        path.write_bytes(pickle.dumps(dict(zip(("kps2D", "poseCoeff"), broken, strict=True)), protocol=2))
+        with pytest.raises(Fault, match="bad-hand-pose"):
+            hoi4d.read_keypoints(path)
+    path.write_bytes(data[:50])
+    with pytest.raises(Fault, match="bad-hand-pose"):
+        hoi4d.read_keypoints(path)
+
+
+@pytest.mark.parametrize("folder", ["handpose/refinehandpose_left", "Hand_pose/handpose_left_hand"])
+def test_both_generations_of_hand_pose_folders_are_found(tmp_path, folder):
+    sequence = Sequence(tmp_path, CLIPS[0].name)
+    path = tmp_path / folder / sequence.name / "7.pickle"
+    path.parent.mkdir(parents=True)
+    path.touch()
+    assert sequence.hand_pose(7, "left") == path
+    assert sequence.hand_pose(7, "right") is None
+
+
+def test_a_clip_has_one_mask_folder(tmp_path):
+    hoi4d_tree.draw_clip(tmp_path, Clip(CLIPS[1].name, num_frames=1))
+    sequence = Sequence(tmp_path, CLIPS[1].name)
+    assert sequence.mask_folder.name == "shift_mask"
+    shutil.copytree(sequence.mask_folder, sequence.mask_folder.with_name("mask"))
+    with pytest.raises(Fault, match="no-mask-folder"):
+        _ = Sequence(tmp_path, CLIPS[1].name).mask_folder
+
+
+def test_video_comes_forward_and_whole(tmp_path):
+    frames = [np.full((1080, 1920, 3), 20 * index, np.uint8) for index in range(6)]
+    hoi4d_tree.write_video(tmp_path / "v" / "image.mp4", frames)
+    decoded = [frame.to_ndarray(format="rgb24") for frame in hoi4d.decode_video(tmp_path / "v" / "image.mp4")]
+    assert hoi4d.count_frames(tmp_path / "v" / "image.mp4") == len(decoded) == 6
+    for frame, expected in zip(decoded, frames, strict=True):
+        assert abs(frame.astype(int) - expected).mean() < 3
+    (tmp_path / "cut.mp4").write_bytes((tmp_path / "v" / "image.mp4").read_bytes()[:500])
+    with pytest.raises(Fault, match="undecodable-video"):
+        hoi4d.count_frames(tmp_path / "cut.mp4")

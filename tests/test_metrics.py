@@ -1,0 +1,288 @@
+"""Laws of the figures of merit."""
+
+import logging
+import math
+
+import lightning.pytorch as pl
+import numpy as np
+import pytest
+import torch
+from torch import nn
+from torchmetrics.image.fid import FrechetInceptionDistance
+
+from hoi_lightning.callbacks.image_metrics import ImageMetricsCallback
+from hoi_lightning.errors import InputError
+from hoi_lightning.metrics import image, layout
+
+
+@pytest.fixture(autouse=True)
+def no_trained_networks(tmp_path, monkeypatch):
+    monkeypatch.setattr(torch.hub, "get_dir", lambda: str(tmp_path))
+
+
+def pictures(n=12, size=32, seed=0):
+    return torch.randint(0, 256, (n, 3, size, size), dtype=torch.uint8, generator=torch.Generator().manual_seed(seed))
+
+
+def blurred(batch, factor=4):
+    small = nn.functional.avg_pool2d(batch.float(), factor)
+    return nn.functional.interpolate(small, scale_factor=factor).round().byte()
+
+
+def statistics(features, *splits):
+    stream = image.FeatureStatistics()
+    for part in torch.tensor_split(features, splits):
+        if len(part):
+            stream.update(part)
+    return stream
+
+
+def distance(one, other):
+    return image.frechet_distance(one.mean, one.cov, other.mean, other.cov)
+
+
+def test_the_distance_of_a_set_from_itself_is_zero_even_with_fewer_pictures_than_features():
+    for n in (4, 100):
+        same = statistics(torch.randn(n, 32))
+        assert abs(distance(same, same)) < 1e-6
+
+
+def test_two_gaussians_have_the_closed_form_distance():
+    mean1, mean2 = torch.tensor([[0.0, 1.0, 2.0], [1.0, 1.0, -1.0]], dtype=torch.float64)
+    var1, var2 = torch.tensor([[1.0, 4.0, 9.0], [4.0, 1.0, 0.0]], dtype=torch.float64)
+    expected = 10 + (var1.sqrt() - var2.sqrt()).square().sum().item()  # commuting covariances
+    turn = torch.linalg.qr(torch.randn(3, 3, dtype=torch.float64))[0]
+    found = image.frechet_distance(turn @ mean1, turn @ var1.diag() @ turn.T, turn @ mean2, turn @ var2.diag() @ turn.T)
+    assert found == pytest.approx(expected, rel=1e-6)
+
+
+def test_statistics_depend_neither_on_batches_nor_on_order_nor_on_ranks():
+    features = torch.randn(50, 8) + 1000  # far from 0, where naive sums cancel
+    whole = statistics(features)
+    torch.testing.assert_close(whole.cov, features.double().T.cov(), rtol=1e-9, atol=1e-9)
+    merged = statistics(features[:20], 3)
+    merged.merge(statistics(features[20:], 1, 2, 9))
+    merged.merge(image.FeatureStatistics())
+    for other in (statistics(features, 7, 8, 31), statistics(features.flip(0), 10), merged):
+        torch.testing.assert_close(other.mean, whole.mean, rtol=1e-12, atol=0)
+        torch.testing.assert_close(other.cov, whole.cov, rtol=1e-9, atol=1e-9)
+
+
+def test_a_covariance_of_one_picture_is_refused():
+    with pytest.raises(ValueError, match="at least 2"):
+        statistics(torch.randn(1, 4)).cov  # noqa: B018
+
+
+def test_the_distance_is_that_of_torchmetrics_on_the_same_features():
+    features = image.RandomFeatures()
+    fake, real = pictures(96), blurred(pictures(96, seed=1))
+    ours = image.image_metrics()
+    ours.update(fake, real)
+    oracle = FrechetInceptionDistance(feature=features)
+    oracle.update(fake, real=False)
+    oracle.update(real, real=True)
+    assert ours.compute()["fd_random"] == pytest.approx(oracle.compute().item(), rel=1e-4)
+
+
+def test_equal_pictures_are_at_distance_zero_and_noise_moves_them_apart_monotonically():
+    metrics = image.image_metrics()
+    clean = blurred(pictures())
+    noise = torch.randn(clean.shape, generator=torch.Generator().manual_seed(2))
+    levels = [(clean + sigma * noise).round().clamp(0, 255).byte() for sigma in (0, 5, 20, 60)]
+    distances = [metrics.perceptual(level, clean).mean().item() for level in levels]
+    assert distances[0] == 0
+    assert distances == sorted(distances)
+    assert distances[1] > 0
+    frechet = []
+    for level in levels:
+        metrics.reset()
+        metrics.update(level, clean)
+        frechet.append(metrics.compute()["fd_random"])
+    assert frechet[0] < 1e-6
+    assert frechet == sorted(frechet)
+
+
+def test_a_stream_of_pairs_does_not_depend_on_how_it_is_cut():
+    fake, real = pictures(10), pictures(10, seed=1)
+    whole, parts, rank = image.image_metrics(), image.image_metrics(), image.image_metrics()
+    whole.update(fake, real)
+    parts.update(fake[:3], real[:3])
+    rank.update(fake[3:], real[3:])
+    parts.merge(rank.state())
+    assert parts.compute() == pytest.approx(whole.compute(), rel=1e-5)
+    assert whole.compute()["num_pictures"] == 10
+
+
+def test_pictures_must_be_uint8():
+    with pytest.raises(ValueError, match="uint8"):
+        image.image_metrics().update(torch.rand(2, 3, 32, 32), torch.rand(2, 3, 32, 32))
+
+
+def test_autocast_does_not_reach_the_feature_networks():
+    fake, real = pictures(4), pictures(4, seed=1)
+    plain = image.image_metrics().update(fake, real)
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        torch.testing.assert_close(image.image_metrics().update(fake, real), plain, rtol=0, atol=0)
+
+
+def test_absent_networks_are_named_once_and_never_called_fid_or_lpips(caplog):
+    image._say_once.cache_clear()
+    with caplog.at_level(logging.WARNING):
+        names = {(made.fd_name, made.lpips_name) for made in (image.image_metrics(), image.image_metrics())}
+    assert names == {("fd_random", "lpips_random")}
+    assert [image.INCEPTION in caplog.text, image.ALEXNET in caplog.text] == [True, True]
+    assert len(caplog.records) == 2
+
+
+def test_a_weight_file_with_the_wrong_content_is_refused_before_it_is_opened(tmp_path):
+    (tmp_path / "checkpoints").mkdir()
+    (tmp_path / "checkpoints" / image.INCEPTION).write_bytes(b"not weights")
+    with pytest.raises(InputError, match="replace the file"):
+        image.image_metrics()
+
+
+def test_building_the_metrics_leaves_the_random_state_alone():
+    before = torch.get_rng_state()
+    image.image_metrics()
+    assert torch.equal(torch.get_rng_state(), before)
+
+
+def test_psnr_looks_at_the_hole_alone_and_falls_with_the_error():
+    real = pictures(1)[0].permute(1, 2, 0).numpy()
+    hole = np.zeros((32, 32), dtype=bool)
+    hole[4:20, 8:12] = True
+    outside = real.copy()
+    outside[~hole] = 255 - outside[~hole]
+    assert image.psnr(outside, real, hole) == image.psnr(real, real, hole)
+    shifted = np.where(real > 127, real - 10, real + 10).astype(np.uint8)
+    assert image.psnr(shifted, real, hole) == pytest.approx(20 * math.log10(255 / 10))
+    assert math.isnan(image.psnr(real, real, np.zeros_like(hole)))
+
+
+def test_what_changes_outside_the_hole_is_found():
+    obj = pictures(1)[0].permute(1, 2, 0).numpy() // 2
+    hole = np.zeros((32, 32), dtype=bool)
+    hole[:8] = True
+    fake = obj.copy()
+    fake[:8] = 255
+    assert image.outside_max_diff(fake, obj, hole) == 0
+    fake[20, 3, 1] += 7
+    assert image.outside_max_diff(fake, obj, hole) == 7
+    assert image.outside_max_diff(fake, obj, np.ones_like(hole)) == 0
+
+
+@pytest.mark.parametrize("spot", [(0, 3, 0, 3), (28, 32, 10, 31), (0, 32, 5, 6), (31, 32, 31, 32)])
+def test_the_hole_s_square_holds_the_hole_and_fits_the_picture(spot):
+    top, bottom, left, right = spot
+    hole = np.zeros((32, 40), dtype=bool)
+    hole[top:bottom, left:right] = True
+    x0, y0, x1, y1 = image.hole_box(hole)
+    assert x1 - x0 == y1 - y0 == max(bottom - top, right - left)
+    assert 0 <= x0 <= left < right <= x1 <= 40
+    assert 0 <= y0 <= top < bottom <= y1 <= 32
+    assert image.hole_crop(np.zeros((32, 40, 3), dtype=np.uint8), hole).shape == (64, 64, 3)
+
+
+def layouts(n, seed=0):
+    noise = torch.rand(n, 5, generator=torch.Generator().manual_seed(seed))
+    direction = nn.functional.normalize(noise[:, 3:] - 0.5)
+    return torch.cat([0.4 + 0.4 * noise[:, :1], noise[:, 1:3] - 0.5, direction], dim=1)
+
+
+def test_a_layout_has_no_error_against_itself():
+    same = layouts(5)
+    for error in (layout.centre_error, layout.size_error, layout.angle_error):
+        assert error(same, same).abs().max() < 1e-3
+    assert layout.size_ratio(same, same).tolist() == pytest.approx([1] * 5)
+    assert layout.splat_iou(same, same).tolist() == [1] * 5
+
+
+def test_layout_errors_are_measured_in_sides_radii_and_degrees():
+    true = torch.tensor([0.5, 0.0, 0.0, 1.0, 0.0])
+    assert layout.centre_error(torch.tensor([0.5, 1.0, 0.0, 1.0, 0.0]), true).item() == pytest.approx(0.5)
+    assert layout.size_ratio(true * torch.tensor([2.0, 1, 1, 1, 1]), true).item() == pytest.approx(4)
+    assert layout.size_error(true * torch.tensor([1.5, 1, 1, 1, 1]), true).item() == pytest.approx(0.5)
+    for degrees in (-179.0, -90.0, 0.0, 30.0, 180.0):
+        turned = torch.tensor([0.5, 0, 0, math.cos(math.radians(degrees)), math.sin(math.radians(degrees))])
+        assert layout.angle_error(3 * turned, true).item() == pytest.approx(abs(degrees), abs=1e-3)
+
+
+def test_the_best_draw_is_no_worse_than_any_and_diversity_is_zero_for_equal_draws():
+    draws, true = layouts(6), layouts(1, seed=9)[0]
+    errors = layout.centre_error(draws, true)
+    assert (layout.best_of(errors) <= errors).all()
+    equal = draws[:1].expand(6, 5)
+    assert layout.resultant_length(equal).item() == pytest.approx(1)
+    assert layout.centre_spread(equal).item() == pytest.approx(0, abs=1e-6)
+    opposed = torch.stack([draws[0], draws[0] * torch.tensor([1, 1, 1, -1, -1])])
+    assert layout.resultant_length(opposed).item() == pytest.approx(0, abs=1e-6)
+    assert layout.centre_spread(draws) > 0
+
+
+def test_contact_rate_counts_the_touching_palms():
+    objects = torch.zeros(1, 64, 64, dtype=torch.bool)
+    objects[:, 28:36, 28:36] = True
+    touching, away = torch.tensor([0.5, 0, 0, 0, 1.0]), torch.tensor([0.3, 0.9, 0.9, 0, 1.0])
+    assert layout.contact_rate(touching, objects) == 1
+    assert layout.contact_rate(torch.stack([touching, away, away, away]), objects) == 0.25
+
+
+def test_hole_recall_is_the_covered_share_of_the_hand():
+    hand, hole = np.zeros((8, 8), dtype=bool), np.zeros((8, 8), dtype=bool)
+    assert math.isnan(layout.hole_recall(hole, hand))
+    hand[:4] = True
+    hole[:3] = True
+    assert layout.hole_recall(hole, hand) == 0.75
+
+
+class Blurs(pl.LightningModule):
+    """A task that "samples" noise of its seeds around the truth."""
+
+    def __init__(self):
+        super().__init__()
+        self.scale = nn.Parameter(torch.ones(()))
+
+    def training_step(self, batch, batch_idx):
+        return self.scale.square()
+
+    def validation_step(self, batch, batch_idx):
+        pass
+
+    def configure_optimizers(self):
+        return torch.optim.SGD(self.parameters(), lr=0.0)
+
+    def sample_images(self, batch, seeds):
+        noise = [torch.randn(3, 16, 16, generator=torch.Generator().manual_seed(seed)) for seed in seeds]
+        return (batch["hoi"] + 0.1 * torch.stack(noise)).clamp(-1, 1)
+
+
+def fit(callback, tmp_path, batch_size, epochs=1):
+    data = [{"key": f"key{i}", "hoi": picture} for i, picture in enumerate(pictures(12, 16).float() / 127.5 - 1)]
+    loader = torch.utils.data.DataLoader(data, batch_size=batch_size)
+    trainer = pl.Trainer(
+        max_epochs=epochs, accelerator="cpu", logger=False, callbacks=[callback], default_root_dir=tmp_path,
+        enable_progress_bar=False, enable_model_summary=False, enable_checkpointing=False,
+    )  # fmt: skip
+    trainer.fit(Blurs(), loader, loader)
+    trainer.save_checkpoint(tmp_path / "last.ckpt")
+    return {name: value.item() for name, value in trainer.callback_metrics.items() if "num" in name or "random" in name}
+
+
+def test_the_callback_logs_the_same_figures_for_every_batch_size_and_keeps_its_networks_to_itself(tmp_path):
+    figures = fit(ImageMetricsCallback(num_samples=10), tmp_path, batch_size=4)
+    assert set(figures) == {"val/fd_random", "val/lpips_random", "val/num_pictures"}
+    assert figures["val/num_pictures"] == 10
+    assert figures["val/fd_random"] > 0
+    assert fit(ImageMetricsCallback(num_samples=10), tmp_path, batch_size=3) == pytest.approx(figures, rel=1e-4)
+    checkpoint = torch.load(tmp_path / "last.ckpt", weights_only=True)
+    assert list(checkpoint["state_dict"]) == ["scale"]
+
+
+def test_the_callback_can_skip_validations_and_remembers_its_count(tmp_path):
+    callback = ImageMetricsCallback(num_samples=4, every_n_validations=2)
+    fit(callback, tmp_path, batch_size=4, epochs=3)
+    assert callback.state_dict() == {"validations": 3}
+    resumed = ImageMetricsCallback(num_samples=4, every_n_validations=2)
+    resumed.load_state_dict({"validations": 1})
+    assert fit(resumed, tmp_path, batch_size=4) == {}  # the second validation is not measured
+    assert fit(ImageMetricsCallback(num_samples=1), tmp_path, batch_size=4) == {}  # one picture has no covariance
