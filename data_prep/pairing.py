@@ -4,8 +4,9 @@ The first pass reads masks only and decides everything; the second decodes the v
 but the crops in hand and at most two whole frames.
 """
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
+from functools import cache
 from typing import Literal
 
 import cv2
@@ -159,6 +160,11 @@ def make_pairs(
     plate_frames = {plan.plate for plan in plans if plan.plate is not None}
     last = max([*todo, *plate_frames])
     index, fault = -1, None
+
+    @cache
+    def plate_at(frame: int | None, crop: Box) -> np.ndarray | None:
+        return _resize(plates[frame], crop, settings.size) if frame in plates else None
+
     try:
         for index, frame in enumerate(decode_video(sequence.video)):
             if index in todo or index in plate_frames:
@@ -168,12 +174,12 @@ def make_pairs(
                 if index in todo:
                     waiting[index] = _resize(rgb, todo[index].crop, settings.size)
                 ready = [i for i in waiting if todo[i].plate is None or todo[i].plate in plates]
-                yield from _finish(sequence, {todo.pop(i): waiting.pop(i) for i in ready}, plates, settings, remover)
+                yield from _finish(sequence, {todo.pop(i): waiting.pop(i) for i in ready}, plate_at, settings, remover)
             if index == last:
                 break
     except Fault as error:
         fault = error
-    yield from _finish(sequence, {todo.pop(i): waiting.pop(i) for i in list(waiting)}, plates, settings, remover)
+    yield from _finish(sequence, {todo.pop(i): waiting.pop(i) for i in list(waiting)}, plate_at, settings, remover)
     fault = fault or Fault("short-video", sequence.video, f"ends after {index + 1} frames")
     yield from (Drop.of(sequence, frame, fault) for frame in sorted(todo))
 
@@ -295,21 +301,21 @@ def _stands_still(labels: np.ndarray, reference: np.ndarray, touched: tuple[int,
 def _finish(
     sequence: Sequence,
     crops: dict[Plan, np.ndarray],
-    plates: dict[int, np.ndarray],
+    plate_at: Callable[[int | None, Box], np.ndarray | None],
     settings: PairSettings,
     remover: HandRemover,
 ) -> Iterator[tuple[HOISample, KeypointState]]:
     requests = []
     for plan, hoi in crops.items():
         hand = _among(plan.labels, tuple(sequence.hand_labels.values()))
-        plate = plates.get(plan.plate) if plan.plate is not None else None
         requests.append(
             RemovalRequest(
                 key=sequence.key(plan.frame),
                 hoi=hoi,
                 hand=hand,
                 hole=hole_around(hand, plan.crop[2] - plan.crop[0]),
-                plate=None if plate is None else _resize(plate, plan.crop, settings.size),
+                objects=(plan.labels > 0) & ~hand,
+                plate=plate_at(plan.plate, plan.crop),
             )
         )
     for plan, request, removed in zip(crops, requests, remover(requests), strict=True):

@@ -12,6 +12,7 @@ import cv2
 import numpy as np
 
 HOLE_MARGIN = 0.012  # of the crop's side: swallows soft edges and the contact shadow
+SHADOW_MARGIN = 0.03  # of the side, off the objects: a shadow at the hole's edge would be painted all through it
 MIN_HOLE_MARGIN = 4  # source pixels: what video compression smears over a hand's edge
 
 
@@ -24,6 +25,7 @@ class RemovalRequest:
         hoi: uint8 (S, S, 3).
         hand: bool (S, S), every hand and forearm.
         hole: bool (S, S), what must be replaced; contains `hand`.
+        objects: bool (S, S), the visible pixels of all labelled objects.
         plate: uint8 (S, S, 3), the same window of the clip at a moment without hands, or None.
     """
 
@@ -31,6 +33,7 @@ class RemovalRequest:
     hoi: np.ndarray
     hand: np.ndarray
     hole: np.ndarray
+    objects: np.ndarray
     plate: np.ndarray | None = None
 
 
@@ -111,11 +114,12 @@ def _inpaint(request: RemovalRequest, working_size: int = 256) -> Removed:
     """Telea's fast marching at a small size, with the grain of the surroundings."""
     size = request.hole.shape[0]
     small = (min(size, working_size),) * 2
-    hole = (cv2.resize(request.hole.astype(np.float32), small, interpolation=cv2.INTER_AREA) > 0).view(np.uint8)
+    wide = request.hole | (dilate(request.hand, round(SHADOW_MARGIN * size)) & ~request.objects)
+    hole = (cv2.resize(wide.astype(np.float32), small, interpolation=cv2.INTER_AREA) > 0).view(np.uint8)
     picture = cv2.resize(request.hoi, small, interpolation=cv2.INTER_AREA)
     painted = cv2.inpaint(picture, hole, 3, cv2.INPAINT_TELEA)
     painted = cv2.resize(painted, (size, size), interpolation=cv2.INTER_CUBIC)
-    ring = dilate(request.hole, max(2, size // 24)) & ~request.hole
+    ring = dilate(wide, max(2, size // 24)) & ~wide
     if ring.any():
         grain = request.hoi[ring].astype(np.float32) - _blur(request.hoi, 1.0)[ring]
         # Median instead of mean: edges in the ring are not grain.
@@ -123,7 +127,7 @@ def _inpaint(request: RemovalRequest, working_size: int = 256) -> Removed:
         seed = int.from_bytes(hashlib.sha256(request.key.encode()).digest()[:8], "little")
         noise = np.random.default_rng(seed).standard_normal((size, size, 1), np.float32) * sigma
         painted = (painted + noise).round().clip(0, 255).astype(np.uint8)
-    return Removed(_paste(request, request.hole, painted), request.hole, "opencv:telea")
+    return Removed(_paste(request, wide, painted), wide, "opencv:telea")
 
 
 def _paste(request: RemovalRequest, hole: np.ndarray, painted: np.ndarray) -> np.ndarray:

@@ -21,8 +21,10 @@ HOLE_DILATION = 0.2  # in radii
 CONTACT_DILATION = 0.02  # of the picture's side
 
 _B_EPS = 1e-6  # below |b| = 1e-3 the forearm fades and the proxy becomes its disc
-_TINY = 1e-8  # keeps r > 0 and the square roots differentiable
+_P_EPS = 1e-12  # keeps the distance from the centre differentiable at the centre
+_A_EPS = 1e-8  # keeps r > 0
 _SUPERSAMPLING = 4  # of drawn outlines
+_MIN_RADIUS = 0.02  # NDC, of a fitted proxy
 _PROXY_LIKE = 0.9  # IoU that a drawn proxy reaches and a hand with fingers does not
 
 
@@ -181,14 +183,15 @@ def fit_layout(hand: np.ndarray, keypoints: np.ndarray | None = None) -> Layout:
     if keypoints is not None:
         return _layout_of_box(keypoints, points.mean(0), hand.shape[0])
     size = hand.shape[0]
-    small = _resize(hand, min(size, 256)).numpy() > 0.5
+    # Small enough that torch starts no threads for it: data preparation runs one process per core.
+    small, tiny = _resize(hand, min(size, 128)).numpy() > 0.5, _resize(hand, 64)
 
     def iou(layout: Layout) -> float:
         return proxy_iou(layout, small)
 
     runs = [[_beyond_wrist(points, leave, size) for leave in exits] for exits in _forearm_exits(hand, points)]
     anatomical = max(runs[0], key=iou)
-    drawn = max(_refine([start for starts in runs for start in starts], _resize(hand, 64)), key=iou)
+    drawn = max((_refine(start, tiny) for starts in runs for start in starts), key=iou)
     # A real hand's best cover is not its box: it leaves out spread fingers and follows the sleeve.
     return drawn if iou(drawn) > max(_PROXY_LIKE, iou(anatomical)) else anatomical
 
@@ -231,13 +234,18 @@ def _signed_distance(layout: Tensor, size: int) -> tuple[Tensor, Tensor]:
     px, py = centres - x, centres[:, None] - y
     b_squared = b1**2 + b2**2 + _B_EPS
     u = (px * b1 + py * b2) * b_squared.rsqrt()
-    p_squared = px**2 + py**2 + _TINY**2
+    p_squared = px**2 + py**2 + _P_EPS
     # At b = 0 v becomes |p|, so that the band lies inside the disc.
     v_squared = ((py * b1 - px * b2) ** 2 + p_squared * _B_EPS) / b_squared
-    r = (a**2 + _TINY) / 2
-    disc = p_squared.sqrt() - r
+    r = (a**2 + _A_EPS) / 2
+    disc = _root(p_squared) - r
     # At u = 0 the disc is nearer than the band: no step there.
-    return torch.where(u > 0, torch.minimum(disc, v_squared.sqrt() - r / 2), disc), r
+    return torch.where(u > 0, torch.minimum(disc, _root(v_squared) - r / 2), disc), r
+
+
+def _root(x: Tensor) -> Tensor:
+    # Not x.sqrt(): on a CPU that starts threads from 2048 elements on, which crawls where every core has a process.
+    return x * x.rsqrt()
 
 
 def _layout_of_box(points: np.ndarray, towards: np.ndarray, size: int) -> Layout:
@@ -305,34 +313,29 @@ def _resize(hand: np.ndarray, size: int) -> Tensor:
     return F.adaptive_avg_pool2d(torch.from_numpy(np.array(hand, np.float32, order="C"))[None], size)[0]
 
 
-def _refine(starts: Sequence[Layout], target: Tensor) -> list[Layout]:
+def _refine(start: Layout, target: Tensor) -> Layout:
     """Levenberg-Marquardt on the squared difference of an antialiased proxy and a mask (S, S), over (x, y, r, θ)."""
-    size = target.shape[-1]
-    state = torch.tensor([[layout.x, layout.y, max(layout.r, 0.02), layout.theta] for layout in starts])
-    damping = torch.full((len(starts), 1), 1e-2)
-    probes = torch.cat([torch.zeros(1, 4), torch.eye(4) * 1e-3])[None]
-    for blur in (3.0,) * 5 + (1.0,) * 5:
-        drawn = _antialiased(state[:, None] + probes, size, blur)
-        residual = (drawn[:, :1] - target).flatten(2)
-        jacobian = (drawn[:, 1:] - drawn[:, :1]).flatten(2) / 1e-3
-        gradient = jacobian @ residual.mT
-        curvature = jacobian @ jacobian.mT
-        ridge = torch.diag_embed(curvature.diagonal(dim1=-2, dim2=-1) * damping + 1e-3)
-        moved = state - torch.linalg.solve(curvature + ridge, gradient)[..., 0]
-        moved[:, 2].clamp_(0.02, 2)
-        better = _error(moved, target, blur) < residual.square().sum((-1, -2))[:, None]
-        state = torch.where(better, moved, state)
-        damping = torch.where(better, damping / 4, damping * 8)
-    return [Layout.from_tensor(layout) for layout in _as_layouts(state.double())]
 
+    def draw(state: Tensor, blur: float) -> Tensor:
+        distance, _ = _signed_distance(_as_layouts(state), target.shape[-1])
+        return torch.sigmoid(-distance * target.shape[-1] / blur).flatten(-3)
 
-def _error(state: Tensor, target: Tensor, blur: float) -> Tensor:
-    return (_antialiased(state, target.shape[-1], blur) - target).square().flatten(1).sum(-1, keepdim=True)
-
-
-def _antialiased(state: Tensor, size: int, blur: float) -> Tensor:
-    distance, _ = _signed_distance(_as_layouts(state), size)
-    return torch.sigmoid(-distance * size / blur).squeeze(-3)
+    goal, step = target.flatten(), 1e-3
+    state = torch.tensor([start.x, start.y, max(start.r, _MIN_RADIUS), start.theta])
+    probes = torch.cat([torch.zeros(1, 4), torch.eye(4) * step])
+    damping = 1e-2
+    for blur in (3.0,) * 5 + (1.0,) * 5:  # pixels
+        drawn = draw(state + probes, blur)
+        residual, jacobian = drawn[0] - goal, (drawn[1:] - drawn[0]) / step
+        curvature = jacobian @ jacobian.T
+        ridge = torch.diag(curvature.diagonal() * damping + 1e-3)
+        moved = state - torch.linalg.solve(curvature + ridge, jacobian @ residual)
+        moved[2].clamp_(_MIN_RADIUS, 2)
+        if (draw(moved, blur) - goal).square().sum() < residual.square().sum():
+            state, damping = moved, damping / 4
+        else:
+            damping *= 8
+    return Layout.from_tensor(_as_layouts(state.double()))
 
 
 def _as_layouts(state: Tensor) -> Tensor:

@@ -240,7 +240,7 @@ def removal(plate: bool, shift: int = 0) -> RemovalRequest:
     hoi = np.where(hand[..., None] == 1, 200, scene * (1 - 0.4 * shade)).astype(np.uint8)
     hand = hand.astype(bool)
     clean = np.roll(scene, shift, 1).astype(np.uint8)
-    return RemovalRequest("key", hoi, hand, hole_around(hand, 256), clean if plate else None)
+    return RemovalRequest("key", hoi, hand, hole_around(hand, 256), ~hand, clean if plate else None)
 
 
 @pytest.mark.parametrize("plate", [True, False])

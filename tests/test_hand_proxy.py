@@ -210,7 +210,7 @@ def test_a_hole_holds_all_points_within_the_dilation() -> None:
         assert not hole[pixels >= radius + 1.5].any()
 
 
-@pytest.mark.parametrize("size", [96, 256])
+@pytest.mark.parametrize("size", [96, 160])
 def test_a_drawn_proxy_is_found_again(size: int) -> None:
     for vector in random_layouts(15, seed=12, a=(0.5, 0.9), reach=0.6):
         layout = Layout.from_tensor(vector)

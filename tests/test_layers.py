@@ -83,7 +83,9 @@ def test_imports_point_downwards(module: str) -> None:
             assert floor(name) < floor(module) or same_room or top, f"{module} imports {name}"
         if name.split(".")[0] in ("lightning", "pytorch_lightning"):
             assert floor(module) >= LIGHTNING_FLOOR, f"{module} knows Lightning"
-            assert name.startswith("lightning.pytorch"), f"{module} imports {name}: only lightning.pytorch is one class tree"
+            assert name.startswith("lightning.pytorch"), (
+                f"{module} imports {name}: only lightning.pytorch is one class tree"
+            )
 
 
 @pytest.mark.parametrize("module", modules("data_prep"))

@@ -28,7 +28,7 @@ class Rule:
             forearm's side.
         u: (low, high) uniform range of that position, in units of the object's size.
         forearm: `outward` along the object's axis; `sides` across it, from either side, the one that lies more
-            downward more often (share (1 + 0.9 cos d) / 2, d its angle from straight down); `person` from straight down.
+            downward more often: share (1 + 0.9 cos d) / 2, d its angle from straight down; `person` from below.
         spread: standard deviation of the forearm's direction, degrees.
         grips: the grips, equally likely.
     """
@@ -49,7 +49,7 @@ RULES: dict[str, tuple[Rule, ...]] = {
     ),
     "Bottle": (Rule("across", 1.0, "axis", (-0.45, 0.25), "sides", 14, ("power", "flat")),),
     "Bowl": (
-        Rule("rim", 0.8, "rim", (0.8, 1.0), "person", 38, ("power", "pinch")),
+        Rule("rim", 0.8, "rim", (0.7, 0.92), "person", 38, ("power", "pinch")),
         Rule("inside", 0.2, "rim", (0.1, 0.4), "person", 25, ("power", "flat")),
     ),
     "Knife": (

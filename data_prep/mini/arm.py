@@ -39,7 +39,7 @@ def draw_skin(rng: np.random.Generator, tint: np.ndarray) -> Skin:
     """Draw a person under a light of colour `tint` (3,): one of six skin tones, a sleeve in 60 % of the draws."""
     tone = SKIN_TONES[rng.integers(len(SKIN_TONES))] * tint
     hue = rng.uniform(0, 180)
-    hsv = np.uint8([[[hue, rng.choice([30, 140, 190]), rng.choice([60, 130, 200])]]])
+    hsv = np.array([[[hue, rng.choice([30, 140, 190]), rng.choice([60, 130, 200])]]], np.uint8)
     sleeve = cv2.cvtColor(hsv, cv2.COLOR_HSV2RGB)[0, 0] * tint
     bare = rng.random() >= 0.6
     return Skin(
@@ -81,7 +81,8 @@ def paint_arm(
 
     tiles = _tiles(joints[0, :2], axis, 62 * girth, size)
     painter = HandPainter(_window([_box(limb) for limb in (palm, *digits)] + tiles, size), light)
-    for limb in (tubes[0], palm, *digits, *tubes[1:]):
+    limbs: list[Limb | Tube] = [tubes[0], palm, *digits, *tubes[1:]]
+    for limb in limbs:
         for box in tiles if isinstance(limb, Tube) else [_box(limb)]:
             painter.paint(limb, box)
     return painter
@@ -123,7 +124,7 @@ def _palm(grip: hand.Grip, joints: np.ndarray, forearm: float, scale: float, gir
     # the palm runs on into the forearm and sinks below its surface there
     sunk = np.array([0.0, 0.0, 0.5 * 24 * girth])
     along = np.array([np.cos(forearm), np.sin(forearm), -0.1])
-    ends.append(np.stack([joints[0] - sunk, joints[0] - sunk + 80 * scale * along]))
+    ends.append(np.stack([joints[0] - sunk, joints[0] - sunk + 60 * scale * along]))
     radii.append((24.0, 24.0))
     return Limb(
         ends=np.stack(ends),
@@ -155,7 +156,7 @@ def _digit(chain: np.ndarray, radii: np.ndarray, skin: Skin) -> Limb:
 
 
 def _box(limb: Limb) -> Box:
-    grow = limb.radii.max() * 1.15 + 8
+    grow = limb.radii.max() + 14
     low, high = limb.ends[..., :2].min(axis=(0, 1)) - grow, limb.ends[..., :2].max(axis=(0, 1)) + grow
     return int(low[0]), int(low[1]), int(high[0]), int(high[1])
 

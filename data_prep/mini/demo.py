@@ -7,8 +7,14 @@ import os
 from collections.abc import Callable
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 from hoi_lightning.errors import InputError
+
+if TYPE_CHECKING:  # --help must not load them
+    import numpy as np
+
+    from data_prep.mini.hoi4d_files import Trap
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -18,7 +24,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--clips", type=int, default=48, help="number of sequences (default: %(default)s)")
     parser.add_argument("--frames", type=int, default=24, help="frames per sequence (default: %(default)s)")
     parser.add_argument("--seed", type=int, default=0, help="same seed, same files (default: %(default)s)")
-    parser.add_argument("--workers", type=int, default=os.cpu_count() or 1, help="processes (default: one per core)")
+    parser.add_argument(
+        "--workers", type=int, default=os.cpu_count() or 1, help="processes, one per core (default: %(default)s)"
+    )
     parser.add_argument("--sheet", action="store_true", help="also write OUT/sheet.png, 24 crops without and with hand")
 
 
@@ -79,12 +87,12 @@ def draw_world(out: Path, clips: int, frames: int, seed: int, workers: int) -> N
     begun.replace(finished)
 
 
-def plant_traps(clips: int) -> dict[int, str]:
+def plant_traps(clips: int) -> "dict[int, Trap]":
     """Which clips get which trap: none below 12 clips; those that cost a whole clip on at most about 4 % of them."""
     if clips < 12:
         return {}
-    costly = ("truncated_mp4", "no_2dseg", "empty_action")[: max(1, round(0.04 * clips))]
-    kinds = ("broken_pickles", "no_pickles", *costly)
+    costly: list[Trap] = ["truncated_mp4", "no_2dseg", "empty_action"]
+    kinds: list[Trap] = ["broken_pickles", "no_pickles", *costly[: max(1, round(0.04 * clips))]]
     return {(2 * i + 1) * clips // (2 * len(kinds)): kind for i, kind in enumerate(kinds)}
 
 
@@ -107,15 +115,16 @@ def write_sheet(path: Path, clips: int, frames: int, seed: int, side: int = 128,
     cv2.imwrite(str(path), cv2.cvtColor(sheet, cv2.COLOR_RGB2BGR))
 
 
-def _crop(mask: "np.ndarray") -> tuple[int, int, int, int]:  # noqa: F821
-    columns, rows = mask.any(axis=0).nonzero()[0], mask.any(axis=1).nonzero()[0]
-    side = int(2.6 * max(columns[-1] - columns[0], rows[-1] - rows[0]))
-    x0 = min(max((columns[0] + columns[-1] - side) // 2, 0), mask.shape[1] - side)
-    y0 = min(max((rows[0] + rows[-1] - side) // 2, 0), mask.shape[0] - side)
+def _crop(mask: "np.ndarray") -> tuple[int, int, int, int]:
+    rows, columns = mask.nonzero()
+    left, right, top, bottom = columns.min(), columns.max(), rows.min(), rows.max()
+    side = int(2.6 * max(right - left, bottom - top))
+    x0 = min(max((left + right - side) // 2, 0), mask.shape[1] - side)
+    y0 = min(max((top + bottom - side) // 2, 0), mask.shape[0] - side)
     return x0, y0, x0 + side, y0 + side
 
 
-def _for_each(jobs: list[tuple], workers: int, done: Callable[[], object]) -> None:
+def _for_each(jobs: list[tuple[Any, ...]], workers: int, done: Callable[[], object]) -> None:
     if workers == 1:
         for job in jobs:
             _draw_clip(*job)
@@ -130,7 +139,7 @@ def _for_each(jobs: list[tuple], workers: int, done: Callable[[], object]) -> No
         pool.shutdown(cancel_futures=True)
 
 
-def _draw_clip(out: Path, seed: int, index: int, frames: int, trap: str | None) -> None:
+def _draw_clip(out: Path, seed: int, index: int, frames: int, trap: "Trap | None") -> None:
     import cv2
 
     from data_prep.mini.hoi4d_files import video_path, write_clip
@@ -139,7 +148,7 @@ def _draw_clip(out: Path, seed: int, index: int, frames: int, trap: str | None) 
     cv2.setNumThreads(1)  # the processes share the cores already
     clip = Clip(seed, index, frames)
     if not video_path(out, clip.sequence).exists():
-        write_clip(out, clip, trap)  # type: ignore[arg-type]
+        write_clip(out, clip, trap)
 
 
 def _write_json(path: Path, content: object) -> None:

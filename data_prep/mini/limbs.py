@@ -7,6 +7,7 @@ import numpy as np
 
 Box = tuple[int, int, int, int]
 
+_NEAR = 20.0  # pixels beyond a capsule in which it is still felt: rim shadow, blur
 _MELT = 14.0  # pixels of height within which melting limbs mix
 
 
@@ -33,19 +34,22 @@ class Limb:
 
     def surface(self, px: np.ndarray, py: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """Signed distance (negative inside) to the union of the capsules, and the height of its surface."""
-        sdf = np.full((py.size, px.size), np.inf, np.float32)
-        height = np.full_like(sdf, -np.inf)
+        sdf = np.full((py.size, px.size), 1e3, np.float32)
+        height = np.full_like(sdf, float(self.ends[..., 2].min()) - 2.5 * _NEAR)
         for (a, b), (ra, rb) in zip(self.ends.tolist(), self.radii.tolist(), strict=True):
+            near = max(ra, rb) + _NEAR
+            cols = slice(*np.searchsorted(px[0], (min(a[0], b[0]) - near, max(a[0], b[0]) + near)))
+            rows = slice(*np.searchsorted(py[:, 0], (min(a[1], b[1]) - near, max(a[1], b[1]) + near)))
             dx, dy, dz = b[0] - a[0], b[1] - a[1], b[2] - a[2]
-            rx, ry = px - a[0], py - a[1]
+            rx, ry = px[:, cols] - a[0], py[rows] - a[1]
             t = (rx * dx + ry * dy) / (dx * dx + dy * dy + 1e-6)
             np.clip(t, 0, 1, out=t)
             far = np.sqrt(np.square(rx - t * dx) + np.square(ry - t * dy))
             r = ra + t * (rb - ra)
             away = far - r
             dome = np.sqrt(np.maximum(-away * (r + far), 0)) - 2.5 * np.maximum(away, 0)
-            np.minimum(sdf, away, out=sdf)
-            np.maximum(height, a[2] + t * dz + 0.85 * dome, out=height)
+            np.minimum(sdf[rows, cols], away, out=sdf[rows, cols])
+            np.maximum(height[rows, cols], a[2] + t * dz + 0.85 * dome, out=height[rows, cols])
         return sdf, cv2.GaussianBlur(height, (0, 0), 0.1 * float(self.radii.max()) + 0.8)
 
     def loose(self, x: np.ndarray, y: np.ndarray) -> np.ndarray:
@@ -155,31 +159,45 @@ class HandPainter:
         px = np.arange(left - 1, right + 1, dtype=np.float32)[None, :] + np.float32(0.5)
         py = np.arange(top - 1, bottom + 1, dtype=np.float32)[:, None] + np.float32(0.5)
         sdf, height = limb.surface(px, py)
-        gx, gy = (cv2.Sobel(height, cv2.CV_32F, *d, scale=0.125)[1:-1, 1:-1] for d in ((1, 0), (0, 1)))
-        px, py, sdf, height = px[:, 1:-1], py[1:-1], sdf[1:-1, 1:-1], height[1:-1, 1:-1]
+        slopes = [cv2.Sobel(height, cv2.CV_32F, *d, scale=0.125) for d in ((1, 0), (0, 1))]
+        sdf, height, gx, gy = (np.ascontiguousarray(p[1:-1, 1:-1]) for p in (sdf, height, *slopes))
+        px, py = px[0, 1:-1], py[1:-1, 0]
         view = np.s_[top - y0 : bottom - y0, left - x0 : right - x0]
+        seen = self.height[view]
         edge = 6.0 if isinstance(limb, Limb) else 8.0  # width of the dark rim, pixels
 
-        # what lies lower than a finger is darker beside it
+        inside = sdf < 0.5
         under = self.alpha[view] > 0
-        if under.any():
-            y, x = np.nonzero(under & (sdf < 3 * edge) & (self.height[view] < height + edge))
-            dark = 0.55 * limb.loose(px[0, x], py[y, 0]) * np.exp(-np.maximum(sdf[y, x], 0) / edge)
+        crowded = bool(under.any())
+        if crowded:
+            # what lies lower than a finger is darker beside it
+            y, x = np.nonzero(under & (sdf < 3 * edge) & (seen < height + edge))
+            dark = 0.55 * limb.loose(px[x], py[y]) * np.exp(-np.maximum(sdf[y, x], 0) / edge)
             self.rgb[view][y, x] *= 1 - dark[:, None]
+            inside &= ~under | (height > seen - _MELT)
 
-        y, x = np.nonzero((sdf < 0.5) & (~under | (height > self.height[view] - _MELT)))
-        loose = limb.loose(px[0, x], py[y, 0])
-        rise = height[y, x] - self.height[view][y, x]
-        above = np.clip(rise / (1 + _MELT * (1 - loose)) + 0.5, 0, 1)
-        cover = np.minimum(0.5 - sdf[y, x], 1) * np.where(under[y, x], above, 1)
-        lit = self._lambert(gx[y, x], gy[y, x])
-        rim = np.clip(1 + sdf[y, x] / edge, 0, 1)
-        lit *= 1 - 0.55 * loose * rim * rim
-        colour = np.clip(limb.paint(px[0, x], py[y, 0], lit), 0, 255)
-        behind = self.rgb[view][y, x]
-        self.rgb[view][y, x] = behind + cover[:, None] * (colour - behind)
-        self.alpha[view][y, x] += cover * (1 - self.alpha[view][y, x])
-        np.copyto(self.height[view], height, where=(sdf < 0) & (height > self.height[view]))
+        y, x = np.nonzero(inside)
+        here = y * len(px) + x
+        away = sdf.ravel().take(here)
+        loose = limb.loose(px[x], py[y])
+        rim = np.maximum(1 + away / edge, 0)
+        lit = self._lambert(gx.ravel().take(here), gy.ravel().take(here)) * (1 - 0.55 * loose * rim * rim)
+        colour = np.clip(limb.paint(px[x], py[y], lit), 0, 255)
+        cover = np.minimum(0.5 - away, 1)
+        if crowded:
+            rise = height.ravel().take(here) - seen[y, x]
+            above = np.clip(rise / (1 + _MELT * (1 - loose)) + 0.85, 0, 1)
+            cover *= np.where(under[y, x], above, 1)
+        there = (y + (top - y0)) * (x1 - x0) + (x + (left - x0))
+        self._over(there, colour, cover)
+        np.maximum(seen, height, out=seen, where=sdf < 0)
+
+    def _over(self, there: np.ndarray, colour: np.ndarray, cover: np.ndarray) -> None:
+        """Lay colours (N, 3) over the layer's pixels `there` (N,), counted row by row."""
+        rgb, alpha = self.rgb.reshape(-1, 3), self.alpha.reshape(-1)
+        behind = rgb.take(there, axis=0)
+        rgb[there] = behind + cover[:, None] * (colour - behind)
+        alpha[there] += cover * (1 - alpha.take(there))
 
     def _lambert(self, gx: np.ndarray, gy: np.ndarray) -> np.ndarray:
         lx, ly, lz = self.light.tolist()
@@ -187,5 +205,6 @@ class HandPainter:
 
 
 def _skin(colour: np.ndarray, lit: np.ndarray) -> np.ndarray:
-    half = np.clip(lit, 0, 1) * (1 - np.clip(lit, 0, 1))  # half-shaded skin is redder
-    return colour * lit[:, None] + half[:, None] * np.array([35.0, 0.0, -13.0], np.float32)
+    half = np.minimum(lit, 1)
+    half = half * (1 - half)  # half-shaded skin is redder
+    return np.stack([colour[0] * lit + 35 * half, colour[1] * lit, colour[2] * lit - 13 * half], axis=1)

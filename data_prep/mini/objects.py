@@ -137,7 +137,6 @@ def _bottle(c: Canvas, t: Thing) -> None:
     cap = np.maximum(np.abs(c.v) - np.float32(neck * 1.25), np.abs(u - 0.88) * half - np.float32(0.12 * half))
     ridges = 1 + 0.1 * np.sin(c.v * np.float32(10 / neck))
     c.paint(cap, accent * 0.85, c.roll(c.v / (neck * 1.25)) * ridges)
-    c.paint(np.maximum(body, u * half - 0.74 * half), np.array([255, 255, 255]), 1.0, 0.0)
     glow = c.shine(share)[..., None] * (body < -1)[..., None] * (u < 0.74)[..., None]
     c.rgb += 0.38 * glow * (255 - c.rgb)
 
@@ -198,7 +197,7 @@ def _car(c: Canvas, t: Thing) -> None:
     half, (main, second, accent) = t.size, t.colours
     width = half * (0.46 + 0.08 * t.shape[1])
     for a in (-0.56, 0.56):
-        for b in (-1, 1):
+        for b in (-1.0, 1.0):
             tyre = rounded_box(
                 c.u - np.float32(a * half), c.v - np.float32(b * width * 0.93), half * 0.17, half * 0.11, 6.0
             )

@@ -95,7 +95,9 @@ def _checks(rng: np.random.Generator) -> np.ndarray:
 
 
 def _stone(rng: np.random.Generator) -> np.ndarray:
-    share = 0.5 + sum(a * noise(rng, (c, c * 9 // 16)) for a, c in ((0.14, 12), (0.12, 48), (0.12, 200), (0.1, 480)))
+    share = np.full((_HALF[1], _HALF[0]), 0.5, np.float32)
+    for strength, cells in ((0.14, 12), (0.12, 48), (0.12, 200), (0.1, 480)):
+        share += strength * noise(rng, (cells, cells * 9 // 16))
     grey = rng.uniform(70, 170)
     tone = np.array([grey, grey, grey]) + rng.normal(0, 10, 3)
     return _mix((tuple(tone * 0.72), tuple(tone * 1.25)), share)

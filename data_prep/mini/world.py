@@ -75,7 +75,7 @@ class Clip:
         slant = np.radians(rng.uniform(30, 48))
         light = [np.sin(slant) * np.cos(azimuth), np.sin(slant) * np.sin(azimuth), np.cos(slant)]
         self.light = np.array(light, np.float32)
-        self.tint = (rng.uniform(0.9, 1.06) * (1 + rng.normal(0, 0.025, 3))).astype(np.float32)
+        self.tint = (rng.uniform(0.9, 1.06) * (1 + rng.normal(0, 0.016, 3))).astype(np.float32)
         self.thing: Thing = draw_thing(seed, self.category, self.instance, rng)
         self.skin: Skin = draw_skin(rng, self.tint)
         self.scale = float(rng.uniform(1.32, 1.5))  # pixels per millimetre

@@ -1,0 +1,164 @@
+"""The command line: configs as they are, run folders, resumption, and bad input in one line."""
+
+import csv
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+import yaml
+
+from hoi_lightning.__main__ import main
+from hoi_lightning.tasks import FusionNet, MaskNet
+
+ROOT = Path(__file__).parent.parent
+CONFIGS = ROOT / "configs"
+TINY = [
+    "--model.channels=[8,16]",
+    "--model.layers_per_block=1",
+    "--model.attention_levels=1",
+    "--model.heads_dim=8",
+    "--model.head_layers=1",
+    "--model.image_size=32",
+]
+QUIET = ["--trainer.logger=false", "--trainer.enable_model_summary=false"]
+
+
+def fit(shards: Path, out: Path, *args: str, config: str = "masknet", tiny: bool = True) -> int:
+    tiny_args = TINY if tiny and config.endswith("masknet") else []
+    common = [
+        "-c",
+        str(CONFIGS / f"{config}.yaml"),
+        "-c",
+        str(CONFIGS / "overlays/cpu.yaml"),
+        "--data.shards",
+        str(shards),
+    ]
+    return main(["fit", *common, "--trainer.default_root_dir", str(out), "--run", "run", *tiny_args, *args])
+
+
+def weights(out: Path) -> dict[str, Any]:
+    return torch.load(out / "run/checkpoints/last.ckpt", weights_only=True)
+
+
+def test_every_config_is_a_test_case() -> None:
+    assert {p.relative_to(CONFIGS).as_posix() for p in CONFIGS.rglob("*.yaml")} == {
+        "masknet.yaml", "fusionnet.yaml", "mini/vae.yaml", "mini/masknet.yaml", "mini/fusionnet.yaml",
+        "overlays/cpu.yaml", "overlays/debug.yaml", "overlays/rtx4090.yaml", "overlays/ddp.yaml",
+        "parts/trainer.yaml", "parts/trainer_mini.yaml",
+    }  # fmt: skip
+
+
+def test_overlays_never_change_a_class() -> None:
+    for path in (CONFIGS / "overlays").glob("*.yaml"):
+        assert "class_path" not in str(yaml.safe_load(path.read_text()).get("model", {}))
+
+
+@pytest.mark.parametrize("overlay", [None, "cpu", "debug", "rtx4090", "ddp"])
+def test_fusionnet_config_unchanged(shards: Path, sd_folder: Path, tmp_path: Path, overlay: str | None) -> None:
+    overlays = ["-c", str(CONFIGS / f"overlays/{overlay}.yaml")] if overlay else []
+    status = main([
+        "fit", "-c", str(CONFIGS / "fusionnet.yaml"), *overlays, "--data.shards", str(shards), "--run", "run",
+        "--model.pretrained", str(sd_folder), "--trainer.default_root_dir", str(tmp_path),
+        "--trainer.accelerator=cpu", "--trainer.devices=1", "--trainer.precision=32-true", "--trainer.max_steps=2",
+        "--data.num_workers=0", "--model.image_size=64", "--data.image_size=64",
+    ])  # fmt: skip
+    assert status == 0
+    checkpoint = weights(tmp_path)
+    assert checkpoint["global_step"] == 2
+    assert not any("vae" in name or "text" in name for name in checkpoint["state_dict"])
+    loaded = FusionNet.load(tmp_path / "run/checkpoints/last.ckpt")
+    torch.testing.assert_close(loaded.unet.conv_in.weight, checkpoint["ema_state_dict"]["unet.conv_in.weight"])
+
+
+def test_a_run_leaves_curves_samples_and_its_config(shards: Path, tmp_path: Path) -> None:
+    assert fit(shards, tmp_path, "-c", str(CONFIGS / "overlays/debug.yaml"), "--trainer.max_steps=4") == 0
+    run = tmp_path / "run"
+    rows = list(csv.DictReader((run / "csv/version_0/metrics.csv").open()))
+    assert sum(bool(row["train/loss_mask"]) for row in rows) == 4
+    assert any(row["val/contact"] for row in rows)
+    assert (run / "samples/step-0000004.png").is_file()
+    assert yaml.safe_load((run / "config.yaml").read_text())["model"]["init_args"]["channels"] == [8, 16]
+
+
+def test_resuming_is_bitwise_and_obeys_the_command_line(shards: Path, tmp_path: Path) -> None:
+    # 37 samples are 9 batches of 4: the stop at 13 lies inside the second epoch
+    common = [*QUIET, "--data.batch_size=4", "--trainer.val_check_interval=5", "--trainer.limit_val_batches=1"]
+    assert fit(shards, tmp_path / "straight", *common, "--trainer.max_steps=23") == 0
+    assert fit(shards, tmp_path / "stopped", *common, "--trainer.max_steps=13") == 0
+    resume = ["--ckpt_path=last", "--trainer.max_steps=23"]
+    assert fit(shards, tmp_path / "stopped", *common, *resume) == 0
+    straight, resumed = weights(tmp_path / "straight"), weights(tmp_path / "stopped")
+    assert straight["global_step"] == resumed["global_step"] == 23
+    assert straight["ema_step"] == resumed["ema_step"]
+    for part in ("state_dict", "ema_state_dict"):
+        for name, value in straight[part].items():
+            assert torch.equal(value, resumed[part][name]), name
+    moments = [list(c["optimizer_states"][0]["state"].values()) for c in (straight, resumed)]
+    for a, b in zip(*moments, strict=True):
+        assert torch.equal(a["exp_avg"], b["exp_avg"])
+    assert MaskNet.load(tmp_path / "stopped/run/checkpoints/last.ckpt").layout_std.min() > 0
+
+
+@pytest.mark.parametrize("stop", [9, 18])
+def test_resuming_at_the_end_of_an_epoch(shards: Path, tmp_path: Path, stop: int) -> None:
+    common = [*QUIET, "--data.batch_size=4"]
+    assert fit(shards, tmp_path / "straight", *common, "--trainer.max_steps=20") == 0
+    assert fit(shards, tmp_path / "stopped", *common, f"--trainer.max_steps={stop}") == 0
+    assert fit(shards, tmp_path / "stopped", *common, "--ckpt_path=last", "--trainer.max_steps=20") == 0
+    straight, resumed = weights(tmp_path / "straight"), weights(tmp_path / "stopped")
+    for name, value in straight["state_dict"].items():
+        assert torch.equal(value, resumed["state_dict"][name]), name
+
+
+def test_a_finished_run_is_not_run_over(shards: Path, tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
+    assert fit(shards, tmp_path, *QUIET, "--trainer.max_steps=1") == 0
+    assert fit(shards, tmp_path, *QUIET, "--trainer.max_steps=2") == 2
+    assert "--ckpt_path last" in capsys.readouterr().err
+    assert weights(tmp_path)["global_step"] == 1
+
+
+def test_validate_takes_the_averaged_weights(shards: Path, tmp_path: Path) -> None:
+    assert fit(shards, tmp_path, *QUIET, "--trainer.max_steps=2") == 0
+    status = main([
+        "validate", "-c", str(CONFIGS / "masknet.yaml"), "-c", str(CONFIGS / "overlays/cpu.yaml"),
+        "--data.shards", str(shards), "--trainer.default_root_dir", str(tmp_path / "v"), *QUIET,
+        "--ckpt_path", str(tmp_path / "run/checkpoints/last.ckpt"),
+    ])  # fmt: skip
+    assert status == 0
+
+
+@pytest.mark.parametrize(
+    ("args", "complaint"),
+    [
+        (["--data.shard=x"], "did you mean data.shards?"),
+        (["--trainer.max_step=3"], "did you mean trainer.max_steps?"),
+        (["--model.learning_rat=3"], "did you mean model.learning_rate?"),
+        (["--model.learning_rate=abc"], "model.learning_rate: 'abc' is not float"),
+        (["--model.prediction_type=x"], "is not one of 'epsilon', 'sample', 'v_prediction'"),
+        (["--data.batch_size=abc"], "data.batch_size: 'abc' is not int"),
+        (["--ckpt_path=nowhere.ckpt"], "--ckpt_path nowhere.ckpt: no such file"),
+        (["-c", "nowhere.yaml"], "no such config file"),
+        (["--data.shards=nowhere"], "nowhere: no HO3Pairs shards there"),
+        (["--trainer.default_root_dir=/proc/x"], "/proc/x"),
+    ],
+)
+def test_a_mistake_is_one_line_and_status_2(
+    shards: Path, tmp_path: Path, capsys: pytest.CaptureFixture, args: list[str], complaint: str
+) -> None:
+    assert fit(shards, tmp_path, *QUIET, *args) == 2
+    error = [line for line in capsys.readouterr().err.splitlines() if line.startswith("error: ")]
+    assert len(error) == 1
+    assert complaint in error[0]
+
+
+def test_help_needs_no_torch() -> None:
+    code = "import sys; from hoi_lightning.__main__ import main\ntry: main(['--help'])\nfinally: assert 'torch' not in sys.modules"
+    for package in ("hoi_lightning", "data_prep"):
+        result = subprocess.run(
+            [sys.executable, "-c", code.replace("hoi_lightning", package)], capture_output=True, text=True, cwd=ROOT
+        )
+        assert result.returncode == 0, result.stderr
+        assert "build" in result.stdout or "generate" in result.stdout

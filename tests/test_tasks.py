@@ -1,0 +1,152 @@
+"""MaskNet, FusionNet and the mini autoencoder: laws of loss and sample."""
+
+from pathlib import Path
+
+import pytest
+import torch
+
+from hoi_lightning.errors import InputError
+from hoi_lightning.hand_proxy import Layout, hole_mask
+from hoi_lightning.networks.autoencoder import load_vae
+from hoi_lightning.networks.inpaint_unet import load_schedule, load_unet
+from hoi_lightning.tasks import Autoencoder, FusionNet, MaskNet
+from hoi_lightning.tasks.fusionnet import PRESETS, RePaintSampler, feather
+from tests.tiny import sample
+
+SMALL = {"channels": (8, 16), "layers_per_block": 1, "attention_levels": 1, "heads_dim": 8, "head_layers": 1}
+
+
+@pytest.fixture(scope="module")
+def masknet() -> MaskNet:
+    torch.manual_seed(0)
+    return MaskNet(**SMALL, image_size=32, sample_steps=4).eval()
+
+
+@pytest.fixture(scope="module")
+def fusionnet(sd_folder: Path) -> FusionNet:
+    return FusionNet(str(sd_folder), image_size=64).eval()
+
+
+def _batch(count: int = 4) -> dict:
+    samples = [sample(i) for i in range(count)]
+
+    def pictures(name: str) -> torch.Tensor:
+        stacked = torch.stack([torch.from_numpy(getattr(s, name)) for s in samples])
+        return stacked.permute(0, 3, 1, 2).float() / 127.5 - 1 if stacked.ndim == 4 else stacked[:, None].float()
+
+    return {
+        "key": [s.info.key for s in samples],
+        "layout": torch.stack([s.info.layout.to_tensor() for s in samples]),
+        **{name: pictures(name) for name in ("obj", "hoi", "hand", "object")},
+    }
+
+
+def test_masknet_samples_are_layouts_and_belong_to_their_seed(masknet: MaskNet) -> None:
+    obj = _batch()["obj"]
+    together = masknet.sample(obj, [3, 4, 5, 6])
+    alone = torch.cat([masknet.sample(obj[i : i + 1], [3 + i]) for i in range(4)])
+    torch.testing.assert_close(together, alone, atol=1e-4, rtol=1e-4)
+    torch.testing.assert_close(together[:, 3:].norm(dim=1), torch.ones(4))
+    assert (together[:, 0] > 0).all()
+    assert not torch.allclose(together, masknet.sample(obj, [7, 8, 9, 10]))
+
+
+def test_a_perfect_masknet_has_no_loss(masknet: MaskNet, monkeypatch: pytest.MonkeyPatch) -> None:
+    batch = _batch()
+    monkeypatch.setattr(masknet, "_predict", lambda picture, x_t, t: batch["layout"])
+    terms = masknet.loss(batch, torch.Generator().manual_seed(0))
+    assert terms["loss_para"] == 0
+    assert terms["loss_mask"] < 1e-8
+
+
+@pytest.mark.parametrize("prediction_type", ["sample", "epsilon", "v_prediction"])
+def test_both_terms_reach_the_network(prediction_type: str) -> None:
+    task = MaskNet(**SMALL, image_size=32, prediction_type=prediction_type)
+    for name in ("loss_mask", "loss_para"):
+        task.zero_grad()
+        task.loss(_batch(), torch.Generator().manual_seed(0))[name].backward()
+        assert task.net.conv_in.weight.grad.abs().sum() > 0
+
+
+def test_nothing_changes_outside_the_hole(fusionnet: FusionNet) -> None:
+    batch = _batch(2)
+    for composition in ("off", "replace", "repaint"):
+        sampler = RePaintSampler(3, composition, jump_length=1)
+        painted = fusionnet.sample(batch["obj"], batch["layout"], [0, 1], sampler)
+        hole = fusionnet.hole_mask(batch["layout"])
+        assert torch.equal(painted * (1 - hole), batch["obj"] * (1 - hole))
+        assert ((painted - batch["obj"]).abs() * hole).max() > 0.05
+
+
+def test_a_picture_belongs_to_its_seed_not_to_its_batch(fusionnet: FusionNet) -> None:
+    batch, sampler = _batch(4), RePaintSampler(4, jump_length=2)
+    together = fusionnet.sample(batch["obj"], batch["layout"], [5, 6, 7, 8], sampler)
+    alone = fusionnet.sample(batch["obj"][2:3], batch["layout"][2:3], [7], sampler)
+    assert (together[2:3] - alone).abs().max() * 127.5 <= 2
+
+
+def test_feather_lies_inside_the_hole() -> None:
+    disc = hole_mask(Layout(0.9, 0, 0, 0, 1).to_tensor()[None], 64)
+    weights = feather(disc)
+    assert (weights[disc == 0] == 0).all()
+    assert weights.max() == 1
+    assert ((weights > 0) & (weights < 1)).any()
+
+
+def test_frozen_parts_are_in_no_state_dict(fusionnet: FusionNet) -> None:
+    assert {name.split(".")[0] for name in fusionnet.state_dict()} == {"unet", "prompt_embeds"}
+    assert not any(p.requires_grad for p in fusionnet.latents.vae.parameters())
+    assert all(p.requires_grad for p in fusionnet.parameters())
+
+
+def test_the_checkpoint_keeps_its_own_schedule(sd_folder: Path) -> None:
+    from diffusers import DDIMScheduler
+
+    schedule, prediction_type = load_schedule(str(sd_folder))
+    expected = DDIMScheduler.from_pretrained(sd_folder, subfolder="scheduler").alphas_cumprod
+    torch.testing.assert_close(schedule.alpha_bar.float(), expected)
+    assert prediction_type == "epsilon"
+
+
+def test_a_four_channel_unet_is_refused(tmp_path: Path) -> None:
+    from diffusers import UNet2DConditionModel
+
+    UNet2DConditionModel(
+        block_out_channels=(8, 8), layers_per_block=1, norm_num_groups=4, cross_attention_dim=8, attention_head_dim=4,
+        down_block_types=("DownBlock2D", "DownBlock2D"), up_block_types=("UpBlock2D", "UpBlock2D"),
+    ).save_pretrained(tmp_path / "unet")  # fmt: skip
+    with pytest.raises(InputError, match="4 input channels, an inpainting U-Net has 9"):
+        load_unet(str(tmp_path))
+
+
+def test_missing_weights_are_named(tmp_path: Path) -> None:
+    with pytest.raises(InputError, match=r"--model.pretrained .*nowhere.*hf download"):
+        FusionNet(str(tmp_path / "nowhere"))
+
+
+def test_autoencoder_exports_what_fusionnet_opens(tmp_path: Path) -> None:
+    task = Autoencoder(channels=8, crop=32)
+    terms = task.loss(_batch(), torch.Generator().manual_seed(0))
+    terms["loss"].backward()
+    task.export(tmp_path)
+    pictures = _batch()["hoi"]
+    latents = load_vae(str(tmp_path))
+    code = latents.encode(pictures)
+    assert code.shape == (4, 4, 16, 16)
+    torch.testing.assert_close(
+        latents.decode(code), task.vae.decode(task.vae.encode(pictures).latents).sample.clamp(-1, 1)
+    )
+    fusionnet = FusionNet(str(tmp_path), unet_channels=(16, 16, 32), image_size=64, crop=12)
+    fusionnet.loss(_batch(), torch.Generator().manual_seed(0))["loss"].backward()
+    assert fusionnet.schedule.alpha_bar[-1] == 0
+    assert all(p.grad is not None for name, p in fusionnet.unet.named_parameters() if "attn2.to_q" not in name)
+
+
+def test_presets_cost_what_they_say() -> None:
+    from hoi_lightning.diffusion.repaint import num_network_calls, resample_times
+
+    calls = {
+        name: num_network_calls(resample_times(p.num_steps, p.jump_length, p.jump_n_sample))
+        for name, p in PRESETS.items()
+    }
+    assert calls == {"paper": 2410, "balanced": 95, "fast": 35}
