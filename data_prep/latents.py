@@ -11,7 +11,6 @@ import os
 import tarfile
 from collections.abc import Iterator
 from itertools import islice
-
 from pathlib import Path
 from typing import Any
 

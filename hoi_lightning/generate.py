@@ -4,7 +4,6 @@ import argparse
 import hashlib
 import json
 import os
-import sys
 from collections import Counter
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
@@ -55,14 +54,17 @@ def run(args: argparse.Namespace) -> None:
     """Paint every readable picture and leave PNG, JSON and one sheet in `--out`.
 
     Raises:
-        InputError: a checkpoint is missing, no picture is readable, or the folder cannot be written.
+        InputError: a checkpoint is missing, the folder cannot be written, or, once all others are painted, a picture
+            is not readable.
     """
     from hoi_lightning.pipeline import HOIPipeline, check_checkpoints
 
     check_checkpoints(args.masknet, args.fusionnet)
     make_folder(args.out)
-    pictures = find_pictures(args.images, args.out)
+    pictures, faults = find_pictures(args.images, args.out)
     generate(HOIPipeline.from_checkpoints(args.masknet, args.fusionnet, args.device), pictures, args)
+    if faults:
+        raise InputError(f"{len(pictures)} pictures are painted, {len(faults)} could not be read: {_some(faults)}")
 
 
 def make_folder(path: Path) -> None:
@@ -93,8 +95,8 @@ class Source:
     name: str
 
 
-def find_pictures(images: Path, out: Path) -> list[Source]:
-    """List the readable pictures by name; the others are reported on stderr, one line each.
+def find_pictures(images: Path, out: Path) -> tuple[list[Source], list[str]]:
+    """List the readable pictures by name, and what is wrong with the others.
 
     Args:
         images: a picture or a folder; folders inside it are not entered.
@@ -113,18 +115,20 @@ def find_pictures(images: Path, out: Path) -> list[Source]:
             raise InputError(f"--images {images}: no picture there; give JPEG, PNG, WebP, BMP, GIF or TIFF files")
     else:
         paths = [images]
-    readable = []
-    for path in paths:  # decoded once before anything is painted: a list of what fails comes now, not in an hour
+    readable, faults = [], []
+    for path in paths:  # decoded once before anything is painted: what fails is known now, not in an hour
         try:
             load_picture(path)
             readable.append(path)
         except InputError as error:
-            if len(paths) == 1:
-                raise
-            print(f"warning: skipped {error}", file=sys.stderr)
+            faults.append(str(error))
     if not readable:
-        raise InputError(f"--images {images}: none of its {len(paths)} pictures is readable; see the lines above")
-    return _name(readable)
+        raise InputError(_some(faults))
+    return _name(readable), faults
+
+
+def _some(faults: list[str]) -> str:
+    return "; ".join(faults[:3]) + (f"; and {len(faults) - 3} more" if len(faults) > 3 else "")
 
 
 def _name(paths: list[Path]) -> list[Source]:

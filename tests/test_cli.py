@@ -155,7 +155,8 @@ def test_a_mistake_is_one_line_and_status_2(
 
 
 def test_help_needs_no_torch() -> None:
-    code = "import sys; from hoi_lightning.__main__ import main\ntry: main(['--help'])\nfinally: assert 'torch' not in sys.modules"
+    code = "import sys; from hoi_lightning.__main__ import main\n"
+    code += "try: main(['--help'])\nfinally: assert 'torch' not in sys.modules"
     for package in ("hoi_lightning", "data_prep"):
         result = subprocess.run(
             [sys.executable, "-c", code.replace("hoi_lightning", package)], capture_output=True, text=True, cwd=ROOT

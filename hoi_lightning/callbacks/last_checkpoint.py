@@ -42,7 +42,7 @@ class LastCheckpoint(Checkpoint):
             self._save(trainer)
 
     def _save(self, trainer: Trainer) -> None:
-        if trainer.global_step == self._saved_step or trainer.fast_dev_run:
+        if trainer.global_step == self._saved_step or trainer.fast_dev_run:  # type: ignore[attr-defined]
             return
         folder = Path(trainer.default_root_dir, "checkpoints")
         fresh = folder / "last.ckpt.new"

@@ -151,7 +151,9 @@ class HoiDataModule(LightningDataModule):
         share = len(data) // world_size
         size = min(self.batch_size, share)
         if size == 0:
-            raise InputError(f"{self.shards}: {len(data)} training samples for {world_size} processes; use fewer devices")
+            raise InputError(
+                f"{self.shards}: {len(data)} training samples for {world_size} processes; use fewer devices"
+            )
         position = self._batches_done * size
         sampler = EpochSampler(len(data), share // size * size, self.seed, rank, world_size, position)
         return self._loader(data, size, sampler)
@@ -176,7 +178,8 @@ class HoiDataModule(LightningDataModule):
     def state_dict(self) -> dict[str, Any]:
         """Position in the training stream: batches that this run has trained on."""
         assert self.trainer is not None
-        return {"batches_done": self.trainer.fit_loop.epoch_loop.batch_progress.total.processed}
+        batches: Any = self.trainer.fit_loop.epoch_loop.batch_progress.total
+        return {"batches_done": batches.processed}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """Go on where the checkpoint was written."""

@@ -48,7 +48,9 @@ class ShardIndex:
         except (ValueError, KeyError, TypeError) as error:
             raise InputError(f"{manifest}: not an HO3Pairs manifest ({error!r}); rebuild with `make shards`") from None
         if not shards:
-            raise InputError(f"{self.root}: the manifest lists no {split} shard; build with more instances or another split")
+            raise InputError(
+                f"{self.root}: the manifest lists no {split} shard; build with more instances or another split"
+            )
         self._files: dict[str, int] = {}
         self._members: list[tuple[Path, dict[str, tuple[int, int]]]] = []
         self.keys: list[str] = []
@@ -94,7 +96,9 @@ class ShardIndex:
                 for member in tar:
                     match = _MEMBER.fullmatch(member.name)
                     if not match or not member.isfile():
-                        raise InputError(f"{path}: member {member.name!r} is not part of an HO3Pairs sample; rebuild it")
+                        raise InputError(
+                            f"{path}: member {member.name!r} is not part of an HO3Pairs sample; rebuild it"
+                        )
                     samples.setdefault(match[1], {})[match[2]] = (member.offset_data, member.size)
         except (OSError, tarfile.TarError) as error:
             raise InputError(f"{path}: cannot be read as a shard ({error}); rebuild it with `make shards`") from None
@@ -108,4 +112,6 @@ class ShardIndex:
         file = self._files.get(path.name)
         if file is None:
             file = self._files[path.name] = os.open(path, os.O_RDONLY)
-        return {name: os.pread(file, size, offset) for name in names if name in members for offset, size in [members[name]]}
+        return {
+            name: os.pread(file, size, offset) for name in names if name in members for offset, size in [members[name]]
+        }

@@ -108,11 +108,13 @@ def encode(sample: HOISample) -> dict[str, Any]:
     if "." in sample.info.key or "/" in sample.info.key:
         raise ValueError(f"sample key {sample.info.key!r} must hold neither '.' nor '/'")
     record: dict[str, Any] = {"__key__": sample.info.key}
-    for field in ("hoi", "obj", "sdedit"):
+    photographs: tuple[Field, ...] = ("hoi", "obj", "sdedit")
+    for field in photographs:
         pixels = getattr(sample, field)
         if pixels is not None:
             record[MEMBERS[field]] = _to_bytes(Image.fromarray(pixels), "JPEG", quality=95, subsampling="4:2:0")
-    for field in ("hand", "object"):
+    masks: tuple[Field, ...] = ("hand", "object")
+    for field in masks:
         record[MEMBERS[field]] = _to_bytes(Image.fromarray(getattr(sample, field)).convert("1"), "PNG")
     record["json"] = json.dumps(asdict(sample.info), sort_keys=True).encode()
     return record
@@ -151,7 +153,9 @@ def decode_info(members: Mapping[str, bytes]) -> SampleInfo:
     except KeyError:
         raise InputError(f"a sample has no json member, only {sorted(members)}; is this an HO3Pairs shard?") from None
     except ValueError as error:
-        raise InputError(f"a sample's json member is malformed ({error}); rebuild the shard with `make shards`") from None
+        raise InputError(
+            f"a sample's json member is malformed ({error}); rebuild the shard with `make shards`"
+        ) from None
     if record.get("schema") != SCHEMA:
         raise InputError(
             f"sample {record.get('key')}: schema {record.get('schema')}, this version reads {SCHEMA}; "

@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from hoi_lightning.errors import InputError
 
@@ -18,7 +18,7 @@ class Latents:
         vae: diffusers `AutoencoderKL`, `AutoencoderTiny` or another with the same interface.
     """
 
-    def __init__(self, vae: nn.Module) -> None:
+    def __init__(self, vae: Any) -> None:
         self.vae = vae
         self.channels: int = vae.config.latent_channels
         self.factor: int = 2 ** (len(vae.config.block_out_channels) - 1)
@@ -71,7 +71,7 @@ def missing_pretrained(folder: str, part: str, error: Exception) -> str:
     )
 
 
-def tiny_autoencoder(channels: int = 32, levels: int = 3, latent_channels: int = 4) -> nn.Module:
+def tiny_autoencoder(channels: int = 32, levels: int = 3, latent_channels: int = 4) -> Any:
     """A small `AutoencoderTiny` of down-sampling factor 2^(levels - 1), randomly initialised."""
     from diffusers import AutoencoderTiny
 

@@ -1,17 +1,18 @@
-"""FusionNet's network: a nine-channel Stable Diffusion inpainting U-Net, loaded from a diffusers folder or built small."""
+"""FusionNet's network: a nine-channel Stable Diffusion inpainting U-Net, from a diffusers folder or built small."""
 
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from hoi_lightning.diffusion.schedule import NoiseSchedule, PredictionType
 from hoi_lightning.errors import InputError
 from hoi_lightning.networks.autoencoder import missing_pretrained
 
 
-def load_unet(folder: str) -> nn.Module:
+def load_unet(folder: str) -> Any:
     """Open `<folder>/unet`; a hub id works too.
 
     Raises:
@@ -25,13 +26,13 @@ def load_unet(folder: str) -> nn.Module:
         raise InputError(missing_pretrained(folder, "unet", error)) from None
     if unet.config.in_channels != 2 * unet.config.out_channels + 1:
         raise InputError(
-            f"--model.pretrained {folder}: its unet has {unet.config.in_channels} input channels, an inpainting U-Net has "
-            f"{2 * unet.config.out_channels + 1}; pass an inpainting checkpoint"
+            f"--model.pretrained {folder}: its unet has {unet.config.in_channels} input channels, an inpainting U-Net "
+            f"has {2 * unet.config.out_channels + 1}; pass an inpainting checkpoint"
         )
     return unet.train()
 
 
-def small_unet(channels: Sequence[int], latent_channels: int, sample_size: int) -> nn.Module:
+def small_unet(channels: Sequence[int], latent_channels: int, sample_size: int) -> Any:
     """A `UNet2DConditionModel` of the same interface, randomly initialised, attention on its last level only."""
     from diffusers import UNet2DConditionModel
 

@@ -30,6 +30,8 @@ class Autoencoder(HoiTask):
         seed: see `HoiTask`.
     """
 
+    vae: Any
+
     def __init__(
         self,
         channels: int = 32,
@@ -45,7 +47,8 @@ class Autoencoder(HoiTask):
     ) -> None:
         super().__init__(learning_rate, weight_decay, warmup_steps, lr_schedule, seed)
         self.save_hyperparameters()
-        self.vae = tiny_autoencoder(channels, levels, latent_channels)
+        # a third faster on CPUs and on tensor cores
+        self.vae = tiny_autoencoder(channels, levels, latent_channels).to(memory_format=torch.channels_last)
         self.crop, self.latent_noise = crop, latent_noise
 
     def loss(self, batch: dict[str, Any], generator: torch.Generator) -> dict[str, Tensor]:
@@ -78,7 +81,7 @@ class Autoencoder(HoiTask):
             self.export(Path(self.trainer.default_root_dir, "base"))
 
     def export(self, folder: Path) -> None:
-        """Write `vae/` and `scheduler/`: v-prediction on a schedule that ends in pure noise, for training from scratch."""
+        """Write `vae/` and `scheduler/`: v-prediction on a schedule that ends in pure noise, to train from scratch."""
         from diffusers import DDIMScheduler
 
         self.vae.save_pretrained(folder / "vae")

@@ -8,6 +8,7 @@ from typing import Any, Literal, Self
 import numpy as np
 import torch
 from lightning.pytorch import LightningModule
+from lightning.pytorch.utilities.types import OptimizerLRSchedulerConfig
 from torch import Tensor
 
 from hoi_lightning.errors import InputError, NonFiniteLoss
@@ -48,7 +49,8 @@ class HoiTask(LightningModule):
         Raises:
             NonFiniteLoss: naming the step and the samples.
         """
-        step = self.trainer.fit_loop.epoch_loop.batch_progress.total.processed
+        batches: Any = self.trainer.fit_loop.epoch_loop.batch_progress.total
+        step = batches.processed  # unlike batch_idx it survives a resumption
         terms = self.loss(batch, self._generator(step, self.global_rank))
         if not torch.isfinite(terms["loss"]):
             raise NonFiniteLoss(
@@ -67,7 +69,7 @@ class HoiTask(LightningModule):
 
     test_step = validation_step
 
-    def configure_optimizers(self) -> dict[str, Any]:
+    def configure_optimizers(self) -> OptimizerLRSchedulerConfig:
         """AdamW over what is trained, with the learning-rate schedule per step."""
         from diffusers.optimization import get_scheduler
 
@@ -77,7 +79,9 @@ class HoiTask(LightningModule):
         total = max_steps if max_steps > 0 else int(self.trainer.estimated_stepping_batches)
         name = "cosine" if self.lr_schedule == "cosine" else "constant_with_warmup"
         scheduler = get_scheduler(name, optimizer, num_warmup_steps=self.warmup_steps, num_training_steps=total)
-        return {"optimizer": optimizer, "lr_scheduler": {"scheduler": scheduler, "interval": "step"}}
+        return OptimizerLRSchedulerConfig(
+            optimizer=optimizer, lr_scheduler={"scheduler": scheduler, "interval": "step"}
+        )
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Name the task, so that the wrong one is refused with a sentence."""

@@ -52,8 +52,8 @@ PRESETS: dict[Preset, RePaintSampler] = {
 class FusionNet(HoiTask):
     """Paint a hand into the object picture where the layout says, and nothing else.
 
-    The U-Net's nine channels are Stable Diffusion's: noisy latents (4), hole (1), latents of the object picture (4). The
-    autoencoder, and the text encoder of which one constant embedding is used, stay frozen and in no checkpoint.
+    The U-Net's nine channels are Stable Diffusion's: noisy latents (4), hole (1), latents of the object picture (4).
+    The autoencoder, and the text encoder of which one constant embedding is used, stay frozen and in no checkpoint.
 
     Args:
         pretrained: diffusers folder or hub id with `vae/`, `scheduler/`, `unet/` (and `text_encoder/`, `tokenizer/`).
@@ -76,6 +76,7 @@ class FusionNet(HoiTask):
     """
 
     prompt_embeds: Tensor
+    unet: Any
 
     def __init__(
         self,
@@ -193,7 +194,7 @@ class FusionNet(HoiTask):
         }
 
     def sample_images(self, batch: dict[str, Any], seeds: Sequence[int]) -> Tensor:
-        """Samples for the true layouts of a batch, (B, 3, S, S) in [-1, 1]; what image metrics compare with the truth."""
+        """Samples for the recorded layouts of a batch, (B, 3, S, S) in [-1, 1]; image metrics see them."""
         return self.sample(batch["obj"], batch["layout"], seeds)
 
     def validation_step(self, batch: dict[str, Any], batch_idx: int) -> None:
