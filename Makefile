@@ -16,7 +16,8 @@ OUT ?= $(if $(filter $(DEMO)/hoi4d,$(HOI4D)),$(DEMO)/ho3pairs,data/ho3pairs)
 SIZE ?= $(if $(filter $(DEMO)/hoi4d,$(HOI4D)),128,512)
 REMOVER ?= opencv
 
-FIT = $(PY) -m hoi_lightning fit --trainer.default_root_dir $(DEMO) --ckpt_path last --data.shards $(DEMO)/ho3pairs
+FIT = $(PY) -m hoi_lightning fit
+HERE = --trainer.default_root_dir $(DEMO) --ckpt_path last --data.shards $(DEMO)/ho3pairs
 
 .PHONY: help setup demo shards test check fix clean-demo
 
@@ -43,7 +44,7 @@ $(DEMO)/ho3pairs/manifest.json: $(DEMO)/hoi4d/demo.json
 	$(PY) -m data_prep build --hoi4d $(DEMO)/hoi4d --out $(DEMO)/ho3pairs --remover opencv --size 128 --seed $(SEED)
 
 $(DEMO)/vae/done: | $(DEMO)/ho3pairs/manifest.json
-	$(FIT) -c configs/mini/vae.yaml --run vae
+	$(FIT) -c configs/mini/vae.yaml $(HERE) --run vae
 	touch $@
 
 $(DEMO)/latents.done: $(DEMO)/vae/done
@@ -51,15 +52,15 @@ $(DEMO)/latents.done: $(DEMO)/vae/done
 	touch $@
 
 $(DEMO)/masknet/done: | $(DEMO)/latents.done
-	$(FIT) -c configs/mini/masknet.yaml --run masknet
+	$(FIT) -c configs/mini/masknet.yaml $(HERE) --run masknet
 	touch $@
 
 $(DEMO)/fusionnet/done: | $(DEMO)/latents.done
-	$(FIT) -c configs/mini/fusionnet.yaml --run fusionnet --model.pretrained $(DEMO)/vae/base
+	$(FIT) -c configs/mini/fusionnet.yaml $(HERE) --run fusionnet --model.pretrained $(DEMO)/vae/base
 	touch $@
 
 $(DEMO)/report.html: $(DEMO)/masknet/done $(DEMO)/fusionnet/done
-	$(PY) -m hoi_lightning evaluate --shards $(DEMO)/ho3pairs --out $(DEMO) --seed $(SEED) \
+	$(PY) -m hoi_lightning evaluate --shards $(DEMO)/ho3pairs --out $(DEMO) --seed $(SEED) --max-samples 32 \
 		--masknet $(DEMO)/masknet/checkpoints/last.ckpt --fusionnet $(DEMO)/fusionnet/checkpoints/last.ckpt \
 		--runs $(DEMO)/vae $(DEMO)/masknet $(DEMO)/fusionnet
 

@@ -45,7 +45,7 @@ def run(args: argparse.Namespace) -> None:
     manifest = json.loads(path.read_text())
     device = torch.device(("cuda" if torch.cuda.is_available() else "cpu") if args.device == "auto" else args.device)
     vae, fingerprint = _open_vae(args.vae)
-    vae.to(device)
+    vae.to(device, memory_format=torch.channels_last)
     shards = [s for s in manifest["shards"] if s["split"] == "train" and s.get("latents") != fingerprint]
     with tqdm(total=sum(s["count"] for s in shards), unit="sample", desc="latents") as bar:
         for shard in shards:

@@ -16,6 +16,7 @@ import yaml
 from jsonargparse import Namespace
 from lightning.pytorch import LightningModule, Trainer
 from lightning.pytorch.cli import ArgsType, LightningArgumentParser, LightningCLI, SaveConfigCallback
+from lightning.pytorch.utilities.exceptions import SIGTERMException
 
 import hoi_lightning
 from hoi_lightning import tasks
@@ -68,7 +69,7 @@ class HoiCLI(LightningCLI):
         """Give the run its folder and point loggers and checkpoints there.
 
         Raises:
-            InputError: the folder holds another run's checkpoint, or cannot be written.
+            InputError: the folder holds another run's checkpoint, or the checkpoint to go on from is not there.
         """
         config = self.config[self.subcommand] if self.subcommand else self.config
         self._given = self.config.clone()
@@ -81,14 +82,24 @@ class HoiCLI(LightningCLI):
             raise InputError(f"--run {config.run}: {last} exists; go on with --ckpt_path last or choose another --run")
         if config.get("ckpt_path") and not Path(config.ckpt_path).is_file():
             raise InputError(f"--ckpt_path {config.ckpt_path}: no such file; `fit` leaves <run>/checkpoints/last.ckpt")
+        config.trainer.default_root_dir = str(folder)
+        _place_loggers(config.trainer.logger, folder)
+
+    def after_instantiate_classes(self) -> None:
+        """Open the shards and make the run's folder, before a logger starts.
+
+        Raises:
+            InputError: no shards, or the folder cannot be made.
+        """
+        if self.subcommand:
+            self.datamodule.setup(self.subcommand)
+        folder = Path(self.trainer.default_root_dir)
         try:
             folder.mkdir(parents=True, exist_ok=True)
         except OSError as error:
             raise InputError(
                 f"--trainer.default_root_dir: {folder} cannot be made ({error.strerror}); choose another"
             ) from None
-        config.trainer.default_root_dir = str(folder)
-        _place_loggers(config.trainer.logger, folder)
 
     def instantiate_trainer(self, **kwargs: Any) -> Trainer:
         """Build the trainer; what is saved as the run's config is what was given."""
@@ -130,6 +141,8 @@ def run(args: list[str]) -> int:
         main(None if args == sys.argv[1:] else args)
     except ArgumentError as error:
         raise InputError(one_line(str(error), _known_keys())) from None
+    except SIGTERMException:
+        sys.exit(143)  # upstream's own status is 0, as if the run had finished
     return 0
 
 

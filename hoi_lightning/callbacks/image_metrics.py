@@ -1,7 +1,7 @@
 """Figures of sampled pictures while a network learns."""
 
 import zlib
-from typing import Any, Protocol
+from typing import Any, Protocol, runtime_checkable
 
 import torch
 from lightning.pytorch import Callback, LightningModule, Trainer
@@ -11,8 +11,9 @@ from hoi_lightning.diffusion.ddpm import sample_seeds
 from hoi_lightning.metrics.image import ImageMetrics, image_metrics
 
 
+@runtime_checkable
 class SamplesImages(Protocol):
-    """What this callback needs of a task."""
+    """What this callback needs of a task; one that paints no pictures is left alone."""
 
     def sample_images(self, batch: dict[str, Any], seeds: list[int]) -> Tensor:
         """Pictures (B, 3, H, W) in [-1, 1] for the batch, comparable with `batch["hoi"]`."""
@@ -48,7 +49,7 @@ class ImageMetricsCallback(Callback):
     def on_validation_epoch_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Decide whether this validation is measured."""
         self._left = 0
-        if trainer.sanity_checking:
+        if trainer.sanity_checking or not isinstance(pl_module, SamplesImages):
             return
         if self._validations % self.every_n_validations == 0:
             self._left = -(-self.num_samples // trainer.world_size)  # each rank its share, rounded up

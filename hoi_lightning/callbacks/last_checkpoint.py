@@ -6,6 +6,7 @@ from typing import Any
 
 from lightning.pytorch import LightningModule, Trainer
 from lightning.pytorch.callbacks import Checkpoint
+from lightning.pytorch.utilities.exceptions import SIGTERMException
 
 from hoi_lightning.errors import NonFiniteLoss
 
@@ -38,11 +39,13 @@ class LastCheckpoint(Checkpoint):
 
     def on_exception(self, trainer: Trainer, pl_module: LightningModule, exception: BaseException) -> None:
         """Write when stopped. Not after a loss that is not finite: the weights may be lost, the older file is not."""
-        if trainer.training and trainer.world_size == 1 and not isinstance(exception, NonFiniteLoss):
+        # with several processes the others may be gone, and saving waits for all of them
+        alone = trainer.world_size == 1 or isinstance(exception, KeyboardInterrupt | SIGTERMException)
+        if trainer.state.fn == "fit" and alone and not isinstance(exception, NonFiniteLoss):
             self._save(trainer)
 
     def _save(self, trainer: Trainer) -> None:
-        if trainer.global_step == self._saved_step or trainer.fast_dev_run:  # type: ignore[attr-defined]
+        if trainer.global_step in (0, self._saved_step) or trainer.fast_dev_run:  # type: ignore[attr-defined]
             return
         folder = Path(trainer.default_root_dir, "checkpoints")
         fresh = folder / "last.ckpt.new"

@@ -49,13 +49,14 @@ def augment(batch: dict[str, Any], settings: Augment, seed: int) -> dict[str, An
     sdedit = batch.pop("sdedit", None)
     if sdedit is not None:
         batch["obj"] = torch.where(_as_pictures(draws[:, 0] < settings.sdedit), sdedit, batch["obj"])
-    box = crop_boxes(settings.crop_area, draws[:, 1:4])
-    flip = draws[:, 4] < settings.flip
-    batch["layout"] = crop_layout(batch["layout"], box)
-    batch["layout"] = torch.where(flip[:, None], flip_layout(batch["layout"]), batch["layout"])
-    for name in PICTURES:
-        if name in batch:
-            batch[name] = warp(batch[name], box, flip, nearest=name in ("hand", "object"))
+    if settings.crop_area < 1 or settings.flip > 0:
+        box = crop_boxes(settings.crop_area, draws[:, 1:4])
+        flip = draws[:, 4] < settings.flip
+        batch["layout"] = crop_layout(batch["layout"], box)
+        batch["layout"] = torch.where(flip[:, None], flip_layout(batch["layout"]), batch["layout"])
+        for name in PICTURES:
+            if name in batch:
+                batch[name] = warp(batch[name], box, flip, nearest=name in ("hand", "object"))
     if settings.noise > 0:
         sigma = 0.1 * (draws[:, 5] < settings.noise)  # 0.05 of the range 0..1 is 0.1 of -1..1
         generator = torch.Generator().manual_seed(int(draws[0, 5] * 2**24))

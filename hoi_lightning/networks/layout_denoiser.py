@@ -20,6 +20,7 @@ class LayoutDenoiser(nn.Module):
         attention_levels: how many of the last levels have self-attention.
         heads_dim: width of one attention head; divides the last level's width.
         head_layers: transformer blocks of the layout token.
+        stem_stride: stride of the first convolution; 2 quarters the cost of the first level.
     """
 
     def __init__(
@@ -29,11 +30,12 @@ class LayoutDenoiser(nn.Module):
         attention_levels: int = 2,
         heads_dim: int = 64,
         head_layers: int = 2,
+        stem_stride: int = 1,
     ) -> None:
         super().__init__()
         width, time_width = channels[-1], 4 * channels[0]
         self.time = nn.ModuleList([Timesteps(channels[0], True, 0), TimestepEmbedding(channels[0], time_width)])
-        self.conv_in = nn.Conv2d(7, channels[0], 3, padding=1)
+        self.conv_in = nn.Conv2d(7, channels[0], 3, stem_stride, padding=1)
         self.down_blocks = nn.ModuleList(
             get_down_block(
                 "AttnDownBlock2D" if level >= len(channels) - attention_levels else "DownBlock2D",
@@ -64,6 +66,8 @@ class LayoutDenoiser(nn.Module):
             for _ in range(head_layers)
         )
         self.layout_out = nn.Sequential(nn.LayerNorm(width), nn.Linear(width, 5))
+        # how much of the noisy layout is the answer depends on t alone; learned by attention it takes thousands of steps
+        self.keep = nn.Linear(time_width, 5)
 
     def forward(self, obj: Tensor, splat: Tensor, layout: Tensor, t: Tensor) -> Tensor:
         """Predict the standardised layout's diffusion target.
@@ -87,7 +91,7 @@ class LayoutDenoiser(nn.Module):
         token = (self.layout_in(layout) + self.time_in(embedding))[:, None]  # (B, 1, C)
         for block in self.head:
             token = block(token, encoder_hidden_states=tokens)
-        return self.layout_out(token[:, 0])
+        return self.layout_out(token[:, 0]) + self.keep(embedding) * layout
 
 
 def _positions(h: Tensor) -> Tensor:

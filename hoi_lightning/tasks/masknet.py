@@ -28,6 +28,7 @@ class MaskNet(HoiTask):
         attention_levels: see `LayoutDenoiser`.
         heads_dim: see `LayoutDenoiser`.
         head_layers: see `LayoutDenoiser`.
+        stem_stride: see `LayoutDenoiser`.
         image_size: side in pixels of the object picture that the network sees.
         prediction_type: what the network predicts; `sample` is eq. 5 as printed.
         noise_schedule: of the layout diffusion.
@@ -53,6 +54,7 @@ class MaskNet(HoiTask):
         attention_levels: int = 2,
         heads_dim: int = 64,
         head_layers: int = 2,
+        stem_stride: int = 1,
         image_size: int = 64,
         prediction_type: PredictionType = "sample",
         noise_schedule: Literal["linear", "scaled_linear", "squaredcos_cap_v2"] = "squaredcos_cap_v2",
@@ -69,7 +71,7 @@ class MaskNet(HoiTask):
     ) -> None:
         super().__init__(learning_rate, weight_decay, warmup_steps, lr_schedule, seed)
         self.save_hyperparameters()
-        self.net = LayoutDenoiser(channels, layers_per_block, attention_levels, heads_dim, head_layers)
+        self.net = LayoutDenoiser(channels, layers_per_block, attention_levels, heads_dim, head_layers, stem_stride)
         self.schedule = NoiseSchedule(noise_schedule, num_train_timesteps)
         self.prediction_type, self.image_size, self.sample_steps = prediction_type, image_size, sample_steps
         self.mask_loss, self.mask_weight, self.lambda_para = mask_loss, mask_weight, lambda_para
