@@ -8,7 +8,7 @@ READY := $(VENV)/.ready
 
 # Where `make demo` works; HOI4D, OUT, SIZE and REMOVER are `make shards`' own.
 DEMO ?= runs/demo
-CLIPS ?= 160
+CLIPS ?= 128
 FRAMES ?= 24
 SEED ?= 0
 HOI4D ?= $(DEMO)/hoi4d

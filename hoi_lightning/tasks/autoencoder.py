@@ -23,7 +23,7 @@ class Autoencoder(HoiTask):
         latent_channels: of the code.
         crop: side in pixels of the random crops to train on.
         latent_noise: standard deviation of the noise added to the code while training: a smooth latent space.
-        swap_colours: share of the crops whose colour channels are permuted; without it rare colours are not learned.
+        chroma_weight: weight of the error in local mean colour; without it saturated colours stay grey for long.
         learning_rate: see `HoiTask`.
         weight_decay: see `HoiTask`.
         warmup_steps: see `HoiTask`.
@@ -40,7 +40,7 @@ class Autoencoder(HoiTask):
         latent_channels: int = 4,
         crop: int = 64,
         latent_noise: float = 0.08,
-        swap_colours: float = 0.5,
+        chroma_weight: float = 4.0,
         learning_rate: float = 2e-3,
         weight_decay: float = 0.0,
         warmup_steps: int = 0,
@@ -51,20 +51,21 @@ class Autoencoder(HoiTask):
         self.save_hyperparameters()
         # a third faster on CPUs and on tensor cores
         self.vae = tiny_autoencoder(channels, levels, latent_channels).to(memory_format=torch.channels_last)
-        self.crop, self.latent_noise, self.swap_colours = crop, latent_noise, swap_colours
+        self.crop, self.latent_noise, self.chroma_weight = crop, latent_noise, chroma_weight
 
     def loss(self, batch: dict[str, Any], generator: torch.Generator) -> dict[str, Tensor]:
-        """L1, L1 of differences, squared error, and a pull of each latent channel towards mean 0 and deviation 1."""
+        """L1 of pixels, edges and chroma, squared error, and a pull of each latent channel to mean 0, deviation 1."""
         picture = torch.cat([batch["hoi"], batch["obj"][: len(batch["key"]) // 2]])
-        x = self._swap_colours(self._crop(picture, generator), generator) if self.training else picture
+        x = self._crop(picture, generator) if self.training else picture
         z = self.vae.encode(x).latents
         noise = torch.randn(z.shape, generator=generator, device=z.device)
         y = self.vae.decode(z + self.latent_noise * noise).sample.float()
         edges = sum((y.diff(dim=axis) - x.diff(dim=axis)).abs().mean() for axis in (2, 3))
+        chroma = F.avg_pool2d(_chroma(y) - _chroma(x), 4).abs().mean()
         squared = F.mse_loss(y, x)
         std, mean = torch.std_mean(z.float(), dim=(0, 2, 3))
         unit = (mean.square() + (std - 1).square()).mean()
-        loss = (y - x).abs().mean() + 0.5 * edges + 0.5 * squared + 0.01 * unit
+        loss = (y - x).abs().mean() + 0.5 * edges + self.chroma_weight * chroma + 0.5 * squared + 0.01 * unit
         psnr = 10 * torch.log10(4 / squared.detach())  # the range -1..1 is 2 wide
         return {"loss": loss, "psnr": psnr}
 
@@ -105,8 +106,6 @@ class Autoencoder(HoiTask):
             [p[:, y : y + self.crop, x : x + self.crop] for p, (y, x) in zip(pictures, corners, strict=True)]
         )
 
-    def _swap_colours(self, pictures: Tensor, generator: torch.Generator) -> Tensor:
-        swapped = torch.rand(len(pictures), 1, generator=generator, device=pictures.device) < self.swap_colours
-        order = torch.rand(len(pictures), 3, generator=generator, device=pictures.device).argsort(1)
-        order = torch.where(swapped, order, torch.arange(3, device=pictures.device))
-        return pictures.gather(1, order[:, :, None, None].expand_as(pictures))
+
+def _chroma(pictures: Tensor) -> Tensor:
+    return pictures - pictures.mean(dim=1, keepdim=True)
