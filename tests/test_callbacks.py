@@ -60,7 +60,7 @@ def test_the_average_is_the_recursion(tmp_path: Path) -> None:
 
     class Record(Callback):
         def on_train_batch_end(self, trainer: Trainer, pl_module: LightningModule, *_: Any) -> None:
-            seen.append(float(pl_module.w))
+            seen.append(pl_module.w.item())
 
     _fit(tmp_path, EMA(decay=0.9, power=0.75), Record())
     average = 0.0

@@ -97,7 +97,7 @@ class HoiDataModule(LightningDataModule):
         num_workers: decoding processes; 0 decodes in the training process.
         image_size: side of the pictures that the task sees, in pixels; None = as stored.
         fields: pictures to decode for training. MaskNet needs `obj`, FusionNet `hoi`, `obj` and `hand`.
-        latents: train on the latents cached in the shards; pictures are then not augmented.
+        latents: train on the latents cached in the shards, with the `fields` beside them; nothing is augmented then.
         crop_area: see `Augment`.
         flip: see `Augment`.
         sdedit: see `Augment`.
@@ -146,7 +146,7 @@ class HoiDataModule(LightningDataModule):
     def train_dataloader(self) -> DataLoader:
         """Shuffled, without the last short batch; goes on at the batch a checkpoint was written after."""
         assert self.trainer is not None
-        data = HO3Pairs(self.index("train"), () if self.latents else self.fields, self.latents)
+        data = HO3Pairs(self.index("train"), self.fields, self.latents)
         rank, world_size = self.trainer.global_rank, self.trainer.world_size
         share = len(data) // world_size
         size = min(self.batch_size, share)

@@ -66,7 +66,7 @@ class LayoutDenoiser(nn.Module):
             for _ in range(head_layers)
         )
         self.layout_out = nn.Sequential(nn.LayerNorm(width), nn.Linear(width, 5))
-        # how much of the noisy layout is the answer depends on t alone; learned by attention it takes thousands of steps
+        # what share of the noisy layout is the answer depends on t alone; attention takes thousands of steps to find it
         self.keep = nn.Linear(time_width, 5)
 
     def forward(self, obj: Tensor, splat: Tensor, layout: Tensor, t: Tensor) -> Tensor:

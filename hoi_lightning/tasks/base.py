@@ -57,7 +57,8 @@ class HoiTask(LightningModule):
                 f"loss is {terms['loss'].item()} at step {self.global_step}, samples {', '.join(batch['key'][:4])}, …; "
                 "lower --model.learning_rate or train in 32-true"
             )
-        self.log_dict({f"train/{name}": value for name, value in terms.items()}, prog_bar=False)
+        self.log_dict({f"train/{name}": value for name, value in terms.items()})
+        self.log("train/learning_rate", self.optimizers().param_groups[0]["lr"])  # type: ignore[union-attr]
         self.log("loss", terms["loss"], prog_bar=True, logger=False)
         return terms["loss"]
 
