@@ -22,6 +22,7 @@ TINY = [
     "--model.heads_dim=8",
     "--model.head_layers=1",
     "--model.image_size=32",
+    "--model.sample_steps=2",
 ]
 QUIET = ["--trainer.logger=false", "--trainer.enable_model_summary=false"]
 

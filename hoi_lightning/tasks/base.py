@@ -43,6 +43,13 @@ class HoiTask(LightningModule):
         """Scalar terms of one batch; the entry `loss` is minimised, all are logged."""
         raise NotImplementedError
 
+    def on_train_start(self) -> None:
+        """Begin the next epoch where the resumed run stopped at the very end of one."""
+        # Lightning 2.6 would count one batch of the new epoch as the old one's last and then start a third
+        progress = self.trainer.fit_loop.epoch_loop.batch_progress
+        if progress.current.ready >= self.trainer.num_training_batches:
+            progress.reset_on_run()
+
     def training_step(self, batch: dict[str, Any], batch_idx: int) -> Tensor:
         """One step with its own noise.
 
