@@ -25,6 +25,7 @@ from hoi_lightning.config_error import one_line
 from hoi_lightning.data.datamodule import HoiDataModule
 from hoi_lightning.errors import InputError
 from hoi_lightning.tasks import HoiTask
+from hoi_lightning.tasks.base import read_checkpoint
 
 VERBS = ("fit", "validate", "test", "predict")
 RUN_FOLDER_LOGGERS = {"CSVLogger": "csv", "TensorBoardLogger": "tensorboard"}
@@ -62,26 +63,29 @@ class HoiCLI(LightningCLI):
     def _parse_ckpt_path(self) -> None:
         # Upstream lets the checkpoint's arguments win over the command line, without a word. That is wanted when a
         # checkpoint is tested, not when a run is resumed with, say, another number of steps.
-        if self.config.get("subcommand") != "fit":
+        config = self.config.get(self.config.get("subcommand"))
+        if config is None:
+            return
+        if config.get("ckpt_path") and config.ckpt_path != "last":
+            read_checkpoint(config.ckpt_path, _task_name(config))
+        if self.config.subcommand != "fit":
             super()._parse_ckpt_path()
 
     def before_instantiate_classes(self) -> None:
         """Give the run its folder and point loggers and checkpoints there.
 
         Raises:
-            InputError: the folder holds another run's checkpoint, or the checkpoint to go on from is not there.
+            InputError: the folder holds another run's checkpoint.
         """
         config = self.config[self.subcommand] if self.subcommand else self.config
         self._given = self.config.clone()
-        task = config.model.class_path.rsplit(".", 1)[-1].lower()
-        folder = Path(config.trainer.default_root_dir, config.run or f"{task}-{time.strftime('%Y%m%d-%H%M%S')}")
+        run = config.run or f"{_task_name(config).lower()}-{time.strftime('%Y%m%d-%H%M%S')}"
+        folder = Path(config.trainer.default_root_dir, run)
         last = folder / "checkpoints" / "last.ckpt"
         if config.get("ckpt_path") == "last":
             config.ckpt_path = str(last) if last.is_file() else None
         elif self.subcommand == "fit" and config.get("ckpt_path") is None and last.is_file():
             raise InputError(f"--run {config.run}: {last} exists; go on with --ckpt_path last or choose another --run")
-        if config.get("ckpt_path") and not Path(config.ckpt_path).is_file():
-            raise InputError(f"--ckpt_path {config.ckpt_path}: no such file; `fit` leaves <run>/checkpoints/last.ckpt")
         config.trainer.default_root_dir = str(folder)
         _place_loggers(config.trainer.logger, folder)
 
@@ -139,11 +143,26 @@ def run(args: list[str]) -> int:
     """
     try:
         main(None if args == sys.argv[1:] else args)
-    except ArgumentError as error:
-        raise InputError(one_line(str(error), _known_keys())) from None
+    except (ArgumentError, TypeError, ValueError) as error:
+        # jsonargparse wraps what a constructor raises in a report of every type it tried
+        if cause := _input_error(error):
+            raise cause from None
+        if isinstance(error, ArgumentError):
+            raise InputError(one_line(str(error), _known_keys())) from None
+        raise
     except SIGTERMException:
         sys.exit(143)  # upstream's own status is 0, as if the run had finished
     return 0
+
+
+def _input_error(error: BaseException | None) -> InputError | None:
+    while error is not None and not isinstance(error, InputError):
+        error = error.__cause__ or error.__context__
+    return error
+
+
+def _task_name(config: Namespace) -> str:
+    return config.model.class_path.rsplit(".", 1)[-1]
 
 
 def _quiet() -> None:

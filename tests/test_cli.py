@@ -81,6 +81,7 @@ def test_a_run_leaves_curves_samples_and_its_config(shards: Path, tmp_path: Path
     assert sum(bool(row["train/loss_mask"]) for row in rows) == 4
     assert any(row["val/contact"] for row in rows)
     assert (run / "samples/step-0000004.png").is_file()
+    assert (run / "samples/layout_scatter-0000004.png").is_file()
     assert yaml.safe_load((run / "config.yaml").read_text())["model"]["init_args"]["channels"] == [8, 16]
 
 
@@ -121,6 +122,20 @@ def test_a_finished_run_is_not_run_over(shards: Path, tmp_path: Path, capsys: py
     assert weights(tmp_path)["global_step"] == 1
 
 
+@pytest.mark.parametrize("kind", ["damaged", "foreign", "another task"])
+def test_a_wrong_checkpoint_is_one_line(
+    shards: Path, sd_folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture, kind: str
+) -> None:
+    path = tmp_path / "x.ckpt"
+    if kind == "damaged":
+        path.write_bytes(b"PK\x03\x04 not a checkpoint")
+    else:
+        torch.save({"state_dict": {}} | ({"task": "FusionNet"} if kind == "another task" else {}), path)
+    assert fit(shards, tmp_path, *QUIET, "--ckpt_path", str(path)) == 2
+    complaint = "this is a FusionNet checkpoint, a MaskNet" if kind == "another task" else "not a checkpoint of this"
+    assert complaint in capsys.readouterr().err
+
+
 def test_validate_takes_the_averaged_weights(shards: Path, tmp_path: Path) -> None:
     assert fit(shards, tmp_path, *QUIET, "--trainer.max_steps=2") == 0
     status = main([
@@ -140,7 +155,7 @@ def test_validate_takes_the_averaged_weights(shards: Path, tmp_path: Path) -> No
         (["--model.learning_rate=abc"], "model.learning_rate: 'abc' is not float"),
         (["--model.prediction_type=x"], "is not one of 'epsilon', 'sample', 'v_prediction'"),
         (["--data.batch_size=abc"], "data.batch_size: 'abc' is not int"),
-        (["--ckpt_path=nowhere.ckpt"], "--ckpt_path nowhere.ckpt: no such file"),
+        (["--ckpt_path=nowhere.ckpt"], "nowhere.ckpt: no such checkpoint"),
         (["-c", "nowhere.yaml"], "no such config file"),
         (["--data.shards=nowhere"], "nowhere: no HO3Pairs shards there"),
         (["--trainer.default_root_dir=/proc/x"], "/proc/x"),
@@ -153,6 +168,15 @@ def test_a_mistake_is_one_line_and_status_2(
     error = [line for line in capsys.readouterr().err.splitlines() if line.startswith("error: ")]
     assert len(error) == 1
     assert complaint in error[0]
+
+
+def test_missing_weights_are_one_line(shards: Path, tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
+    nowhere = str(tmp_path / "nowhere")
+    assert fit(shards, tmp_path, *QUIET, "--model.pretrained", nowhere, config="fusionnet") == 2
+    error = [line for line in capsys.readouterr().err.splitlines() if line.startswith("error: ")]
+    assert len(error) == 1
+    assert f"--model.pretrained {nowhere}" in error[0]
+    assert "hf download" in error[0]
 
 
 def test_help_needs_no_torch() -> None:

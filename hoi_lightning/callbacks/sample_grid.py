@@ -2,12 +2,12 @@
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, Protocol, runtime_checkable
 
 import numpy as np
-import torch
 from lightning.pytorch import Callback, LightningModule, Trainer
 from lightning.pytorch.loggers import TensorBoardLogger, WandbLogger
+from PIL import Image
 
 from hoi_lightning.grid import draw_grid
 
@@ -17,6 +17,14 @@ class DrawsPanels(Protocol):
 
     def panels(self, batch: dict[str, Any], seed: int) -> dict[str, list[np.ndarray]]:
         """Column name → pictures, uint8 (S, S, 3)."""
+
+
+@runtime_checkable
+class DrawsFigures(Protocol):
+    """What some tasks have beside panels."""
+
+    def figures(self, batch: dict[str, Any], seed: int) -> dict[str, np.ndarray]:
+        """Figure name → uint8 (H, W, 3)."""
 
 
 class SampleGrid(Callback):
@@ -43,17 +51,16 @@ class SampleGrid(Callback):
         """Sample and draw."""
         if not trainer.is_global_zero or trainer.sanity_checking or self._batch is None:
             return
-        with torch.random.fork_rng(devices=[]):
-            grid = draw_grid(self._panels(pl_module), self.cell)
+        task: Any = pl_module
+        drawing: DrawsPanels = task
+        pictures = {"step": np.asarray(draw_grid(drawing.panels(self._batch, self.seed), self.cell))}
+        if isinstance(task, DrawsFigures):
+            pictures |= task.figures(self._batch, self.seed)
         folder = Path(trainer.default_root_dir, "samples")
         folder.mkdir(parents=True, exist_ok=True)
-        grid.save(folder / f"step-{trainer.global_step:07d}.png")
-        log_picture(trainer.loggers, "samples", np.asarray(grid), trainer.global_step)
-
-    def _panels(self, task: Any) -> dict[str, list[np.ndarray]]:
-        drawing: DrawsPanels = task
-        assert self._batch is not None
-        return drawing.panels(self._batch, self.seed)
+        for name, picture in pictures.items():
+            Image.fromarray(picture).save(folder / f"{name}-{trainer.global_step:07d}.png")
+            log_picture(trainer.loggers, f"samples/{name}", picture, trainer.global_step)
 
 
 def log_picture(loggers: Sequence[Any], name: str, picture: np.ndarray, step: int) -> None:

@@ -76,7 +76,7 @@ def tiny_autoencoder(channels: int = 32, levels: int = 3, latent_channels: int =
     from diffusers import AutoencoderTiny
 
     widths: Sequence[int] = (channels,) * levels
-    return AutoencoderTiny(
+    vae = AutoencoderTiny(
         encoder_block_out_channels=widths,
         decoder_block_out_channels=widths,
         num_encoder_blocks=(1,) + (2,) * (levels - 1),
@@ -84,3 +84,7 @@ def tiny_autoencoder(channels: int = 32, levels: int = 3, latent_channels: int =
         latent_channels=latent_channels,
         upsampling_scaling_factor=2,
     )
+    with torch.no_grad():  # photographs vary in brightness most; unaided, colour is seen only after thousands of steps
+        filters = vae.encoder.layers[0].weight
+        filters += 4 * (filters - filters.mean(dim=1, keepdim=True))
+    return vae

@@ -23,7 +23,9 @@ class Autoencoder(HoiTask):
         latent_channels: of the code.
         crop: side in pixels of the random crops to train on.
         latent_noise: standard deviation of the noise added to the code while training: a smooth latent space.
-        chroma_weight: weight of the error in local mean colour; without it saturated colours stay grey for long.
+        chroma_weight: weight of the error in local mean chroma.
+        anchor_steps: over the first so many steps three latent channels are pulled, ever less, to local mean colours;
+            without it saturated colours stay grey for long.
         learning_rate: see `HoiTask`.
         weight_decay: see `HoiTask`.
         warmup_steps: see `HoiTask`.
@@ -40,7 +42,8 @@ class Autoencoder(HoiTask):
         latent_channels: int = 4,
         crop: int = 64,
         latent_noise: float = 0.08,
-        chroma_weight: float = 4.0,
+        chroma_weight: float = 2.0,
+        anchor_steps: int = 900,
         learning_rate: float = 2e-3,
         weight_decay: float = 0.0,
         warmup_steps: int = 0,
@@ -51,7 +54,8 @@ class Autoencoder(HoiTask):
         self.save_hyperparameters()
         # a third faster on CPUs and on tensor cores
         self.vae = tiny_autoencoder(channels, levels, latent_channels).to(memory_format=torch.channels_last)
-        self.crop, self.latent_noise, self.chroma_weight = crop, latent_noise, chroma_weight
+        self.crop, self.latent_noise = crop, latent_noise
+        self.chroma_weight, self.anchor_steps = chroma_weight, anchor_steps
 
     def loss(self, batch: dict[str, Any], generator: torch.Generator) -> dict[str, Tensor]:
         """L1 of pixels, edges and chroma, squared error, and a pull of each latent channel to mean 0, deviation 1."""
@@ -62,10 +66,13 @@ class Autoencoder(HoiTask):
         y = self.vae.decode(z + self.latent_noise * noise).sample.float()
         edges = sum((y.diff(dim=axis) - x.diff(dim=axis)).abs().mean() for axis in (2, 3))
         chroma = F.avg_pool2d(_chroma(y) - _chroma(x), 4).abs().mean()
+        anchor = (z[:, :3] - 2 * F.avg_pool2d(x, x.shape[-1] // z.shape[-1])).square().mean()
+        pull = 2 * max(0.0, 1 - self.global_step / self.anchor_steps)
         squared = F.mse_loss(y, x)
         std, mean = torch.std_mean(z.float(), dim=(0, 2, 3))
         unit = (mean.square() + (std - 1).square()).mean()
         loss = (y - x).abs().mean() + 0.5 * edges + self.chroma_weight * chroma + 0.5 * squared + 0.01 * unit
+        loss = loss + pull * anchor
         psnr = 10 * torch.log10(4 / squared.detach())  # the range -1..1 is 2 wide
         return {"loss": loss, "psnr": psnr}
 

@@ -106,22 +106,32 @@ class HoiTask(LightningModule):
         Raises:
             InputError: no such file, not a readable checkpoint, or one of another task.
         """
-        path = Path(path)
-        if not path.is_file():
-            raise InputError(f"{path}: no such checkpoint; `fit` leaves one in <run>/checkpoints/last.ckpt")
-        try:
-            checkpoint = torch.load(path, map_location="cpu", weights_only=True)
-            name, arguments, weights = checkpoint["task"], checkpoint["hyper_parameters"], checkpoint["state_dict"]
-        except (OSError, RuntimeError, EOFError, KeyError, TypeError, pickle.UnpicklingError):
-            raise InputError(f"{path}: not a checkpoint of this project, or a damaged one; fit it again") from None
-        if name != cls.__name__:
-            raise InputError(f"{path}: this is a {name} checkpoint, a {cls.__name__} checkpoint is wanted")
+        checkpoint = read_checkpoint(path, cls.__name__)
+        arguments = checkpoint["hyper_parameters"]
         task = cls(**{key: value for key, value in arguments.items() if not key.startswith("_")})
-        task.load_state_dict(weights | checkpoint.get("ema_state_dict", {}))
-        with path.open("rb") as file:
+        task.load_state_dict(checkpoint["state_dict"] | checkpoint.get("ema_state_dict", {}))
+        with Path(path).open("rb") as file:
             task.checkpoint_hash = hashlib.file_digest(file, "sha256").hexdigest()
         return task.eval().requires_grad_(False).to(device)
 
     def _generator(self, step: int, rank: int, stream: int = 0) -> torch.Generator:
         state = np.random.SeedSequence([self.seed, stream, rank, step]).generate_state(2, np.uint32)
         return torch.Generator(self.device).manual_seed(int(state[0]) << 31 | int(state[1]) >> 1)
+
+
+def read_checkpoint(path: Path | str, task: str) -> dict[str, Any]:
+    """Open a checkpoint of the named task, without running code from it.
+
+    Raises:
+        InputError: no such file, not a readable checkpoint, or one of another task.
+    """
+    if not Path(path).is_file():
+        raise InputError(f"{path}: no such checkpoint; `fit` leaves one in <run>/checkpoints/last.ckpt")
+    try:
+        checkpoint = torch.load(path, map_location="cpu", weights_only=True)
+        found = checkpoint["task"]
+    except (OSError, RuntimeError, EOFError, KeyError, TypeError, pickle.UnpicklingError):
+        raise InputError(f"{path}: not a checkpoint of this project, or a damaged one; fit it again") from None
+    if found != task:
+        raise InputError(f"{path}: this is a {found} checkpoint, a {task} checkpoint is wanted")
+    return checkpoint

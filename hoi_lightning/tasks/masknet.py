@@ -126,7 +126,7 @@ class MaskNet(HoiTask):
 
     def panels(self, batch: dict[str, Any], seed: int) -> dict[str, list[np.ndarray]]:
         """Columns of a sample grid: object, eight sampled layouts, the true one; uint8 (S, S, 3) each."""
-        sampled = [self.sample(batch["obj"], [seed + k] * len(batch["key"])).cpu() for k in range(8)]
+        sampled = self._draws(batch, seed)
         pictures = ((batch["obj"].float() + 1) * 127.5).round().byte().permute(0, 2, 3, 1).cpu().numpy()
         return {
             "object": list(pictures),
@@ -140,12 +140,32 @@ class MaskNet(HoiTask):
             ],
         }
 
+    def figures(self, batch: dict[str, Any], seed: int) -> dict[str, np.ndarray]:
+        """Scatter plots of sampled and recorded layouts, uint8 (H, W, 3)."""
+        from matplotlib.backends.backend_agg import FigureCanvasAgg
+        from matplotlib.figure import Figure
+
+        figure = Figure(figsize=(7, 3.2), layout="constrained")
+        canvas, axes = FigureCanvasAgg(figure), figure.subplots(1, 2)
+        for name, layouts in (("sampled", torch.cat(self._draws(batch, seed))), ("recorded", batch["layout"].cpu())):
+            a, x, y, b1, b2 = layouts.unbind(1)
+            axes[0].scatter(x, y, s=14, label=name)
+            axes[1].scatter(torch.atan2(b2, b1).rad2deg(), a**2 / 2, s=14, label=name)
+        axes[0].set(xlim=(-1.2, 1.2), ylim=(1.2, -1.2), aspect="equal", xlabel="x", ylabel="y", title="centre, NDC")
+        axes[1].set(xlim=(-180, 180), xlabel="forearm angle, degrees", ylabel="radius, NDC", title="direction and size")
+        axes[0].legend()
+        canvas.draw()
+        return {"layout_scatter": np.asarray(canvas.buffer_rgba())[..., :3].copy()}
+
     def validation_step(self, batch: dict[str, Any], batch_idx: int) -> None:
         """The loss, and how often a sampled hand touches the object."""
         super().validation_step(batch, batch_idx)
         sampled = self.sample(batch["obj"], [self.seed] * len(batch["key"]))
         touching = contact(sampled, batch["object"] > 0.5).float().mean()
         self.log("val/contact", touching, batch_size=len(batch["key"]), sync_dist=True)
+
+    def _draws(self, batch: dict[str, Any], seed: int) -> list[Tensor]:
+        return [self.sample(batch["obj"], [seed + k] * len(batch["key"])).cpu() for k in range(8)]
 
     def _see(self, obj: Tensor) -> Tensor:
         if obj.shape[-1] == self.image_size:
