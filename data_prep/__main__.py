@@ -5,9 +5,9 @@ import sys
 from hoi_lightning import verbs
 
 VERBS = {
-    "demo": "draw a mini HOI4D @ mini.demo",
-    "build": "HOI4D tree to HO3Pairs shards",
-    "latents": "cache an autoencoder's latents in the shards",
+    "demo": verbs.Verb("data_prep.mini.demo", "draw a mini HOI4D"),
+    "build": verbs.Verb("data_prep.build", "HOI4D tree to HO3Pairs shards"),
+    "latents": verbs.Verb("data_prep.latents", "cache an autoencoder's latents in the shards"),
 }
 
 

@@ -12,12 +12,14 @@ import tarfile
 from collections.abc import Iterator
 from itertools import islice
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from hoi_lightning.data.sample import MEMBERS, Field, decode
 from hoi_lightning.errors import InputError
 
-PICTURES: tuple[Field, ...] = ("hoi", "obj", "sdedit")
+if TYPE_CHECKING:
+    from hoi_lightning.data.sample import Field
+
+PICTURES: tuple["Field", ...] = ("hoi", "obj", "sdedit")
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -75,6 +77,8 @@ def _open_vae(folder: str) -> tuple[Any, str]:
 def _rewrite(path: Path, vae: Any, batch_size: int, bar: Any) -> None:
     import webdataset
 
+    from hoi_lightning.data.sample import MEMBERS
+
     fresh = path.with_suffix(".new")
     with webdataset.TarWriter(str(fresh), mtime=0) as writer:
         stream = _records(path)
@@ -103,6 +107,8 @@ def _records(path: Path) -> Iterator[dict[str, Any]]:
 def _encode(vae: Any, records: list[dict[str, Any]]) -> list[bytes]:
     import torch
     from safetensors.torch import save
+
+    from hoi_lightning.data.sample import decode
 
     samples = [decode(record, PICTURES) for record in records]
     latents: list[dict[str, torch.Tensor]] = [{} for _ in samples]

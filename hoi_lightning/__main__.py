@@ -11,8 +11,8 @@ FIT_VERBS = {
     "predict": "LightningCLI's predict",
 }
 VERBS = {
-    "generate": "paint hands into a folder of pictures",
-    "evaluate": "metrics, grid and report.html on a split of HO3Pairs",
+    "generate": verbs.Verb("hoi_lightning.generate", "paint hands into a folder of pictures"),
+    "evaluate": verbs.Verb("hoi_lightning.evaluate", "metrics, grid and report.html on a split of HO3Pairs"),
 }
 
 

@@ -4,17 +4,31 @@ import argparse
 import importlib
 import sys
 from collections.abc import Callable, Mapping
+from typing import NamedTuple
 
 import hoi_lightning
 from hoi_lightning.errors import InputError
 
 
-def run(package: str, verbs: Mapping[str, str], args: list[str], elsewhere: Mapping[str, str] | None = None) -> int:
+class Verb(NamedTuple):
+    """A verb's module and its line in the help."""
+
+    module: str
+    line: str
+
+
+class _Formatter(argparse.HelpFormatter):
+    def _get_help_string(self, action: argparse.Action) -> str | None:
+        shown = action.default not in (None, argparse.SUPPRESS, [])
+        return f"{action.help} (default: %(default)s)" if shown else action.help
+
+
+def run(package: str, verbs: Mapping[str, Verb], args: list[str], elsewhere: Mapping[str, str] | None = None) -> int:
     """Parse `args` and run the verb's module.
 
     Args:
-        package: whose `VERB.py` holds the verb; a value `line @ module` names another module of it.
-        verbs: verb → one line of help.
+        package: its name and docstring head the help.
+        verbs: by name.
         args: command line without the program's name.
         elsewhere: verbs that only appear in the help; the caller has dealt with them.
 
@@ -27,11 +41,10 @@ def run(package: str, verbs: Mapping[str, str], args: list[str], elsewhere: Mapp
     for verb, line in (elsewhere or {}).items():
         subparsers.add_parser(verb, help=line, add_help=False)
     modules = {}
-    for verb, line in verbs.items():
-        line, _, path = line.partition(" @ ")
-        subparser = subparsers.add_parser(verb, help=line, formatter_class=argparse.ArgumentDefaultsHelpFormatter)
+    for verb, (module, line) in verbs.items():
+        subparser = subparsers.add_parser(verb, help=line, formatter_class=_Formatter)
         if args and args[0] == verb:
-            modules[verb] = importlib.import_module(f"{package}.{path or verb}")
+            modules[verb] = importlib.import_module(module)
             subparser.description = modules[verb].__doc__
             modules[verb].add_arguments(subparser)
     parsed = parser.parse_args(args)

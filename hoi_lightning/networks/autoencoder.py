@@ -1,6 +1,7 @@
 """The frozen first stage: any diffusers autoencoder, and the small one that the mini world trains."""
 
 import json
+import logging
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -53,6 +54,9 @@ def load_vae(folder: str) -> Latents:
     """
     import diffusers
 
+    # AutoencoderTiny saves a key that its own constructor does not take, and diffusers warns about it
+    noisy = logging.getLogger("diffusers.configuration_utils")
+    noisy.addFilter(lambda record: "block_out_channels" not in record.getMessage())
     config = Path(folder, "vae", "config.json")
     try:
         name = json.loads(config.read_text())["_class_name"] if config.is_file() else "AutoencoderKL"
