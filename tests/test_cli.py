@@ -136,14 +136,17 @@ def test_a_wrong_checkpoint_is_one_line(
     assert complaint in capsys.readouterr().err
 
 
-def test_validate_takes_the_averaged_weights(shards: Path, tmp_path: Path) -> None:
+@pytest.mark.parametrize("verb", ["validate", "test", "predict"])
+def test_the_other_verbs_take_the_checkpoint_s_arguments(shards: Path, tmp_path: Path, verb: str) -> None:
     assert fit(shards, tmp_path, *QUIET, "--trainer.max_steps=2") == 0
     status = main([
-        "validate", "-c", str(CONFIGS / "masknet.yaml"), "-c", str(CONFIGS / "overlays/cpu.yaml"),
-        "--data.shards", str(shards), "--trainer.default_root_dir", str(tmp_path / "v"), *QUIET,
+        verb, "--run", "v", "-c", str(CONFIGS / "masknet.yaml"), "-c", str(CONFIGS / "overlays/cpu.yaml"),
+        "--data.shards", str(shards), "--trainer.default_root_dir", str(tmp_path), *QUIET,
         "--ckpt_path", str(tmp_path / "run/checkpoints/last.ckpt"),
     ])  # fmt: skip
     assert status == 0
+    if verb == "predict":
+        assert len(list((tmp_path / "v/predictions").glob("*.json"))) == 8
 
 
 @pytest.mark.parametrize(

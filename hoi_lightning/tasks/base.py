@@ -2,6 +2,8 @@
 
 import hashlib
 import pickle
+import zlib
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Literal, Self
 
@@ -11,6 +13,7 @@ from lightning.pytorch import LightningModule
 from lightning.pytorch.utilities.types import OptimizerLRSchedulerConfig
 from torch import Tensor
 
+from hoi_lightning.diffusion.ddpm import sample_seeds
 from hoi_lightning.errors import InputError, NonFiniteLoss
 
 
@@ -76,6 +79,10 @@ class HoiTask(LightningModule):
         self.log_dict(values, batch_size=len(batch["key"]), sync_dist=True)
 
     test_step = validation_step
+
+    def key_seeds(self, keys: Sequence[str]) -> list[int]:
+        """A seed per sample key, whatever batch the sample is in."""
+        return sample_seeds(self.seed, [zlib.crc32(key.encode()) for key in keys])
 
     def configure_optimizers(self) -> OptimizerLRSchedulerConfig:
         """AdamW over what is trained, with the learning-rate schedule per step."""

@@ -204,6 +204,11 @@ class FusionNet(HoiTask):
         recall = (hole * batch["hand"]).sum(dim=(1, 2, 3)) / batch["hand"].sum(dim=(1, 2, 3)).clamp(min=1)
         self.log("val/hole_recall", recall.median(), batch_size=len(batch["key"]), sync_dist=True)
 
+    def predict_step(self, batch: dict[str, Any], batch_idx: int) -> dict[str, Any]:
+        """One picture per sample, painted at its recorded layout."""
+        seeds = self.key_seeds(batch["key"])
+        return {"image": self.sample_images(batch, seeds), "layout": batch["layout"], "seed": seeds}
+
     def _predict(self, x_t: Tensor, t: Tensor, hole_z: Tensor, context: Tensor) -> Tensor:
         prompt = self.prompt_embeds.expand(len(x_t), -1, -1)
         return self.unet(torch.cat([x_t, hole_z, context], dim=1), t, prompt).sample.float()

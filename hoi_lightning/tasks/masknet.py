@@ -164,6 +164,11 @@ class MaskNet(HoiTask):
         touching = contact(sampled, batch["object"] > 0.5).float().mean()
         self.log("val/contact", touching, batch_size=len(batch["key"]), sync_dist=True)
 
+    def predict_step(self, batch: dict[str, Any], batch_idx: int) -> dict[str, Any]:
+        """One layout per object picture."""
+        seeds = self.key_seeds(batch["key"])
+        return {"layout": self.sample(batch["obj"], seeds), "seed": seeds}
+
     def _draws(self, batch: dict[str, Any], seed: int) -> list[Tensor]:
         return [self.sample(batch["obj"], [seed + k] * len(batch["key"])).cpu() for k in range(8)]
 
