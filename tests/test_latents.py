@@ -11,7 +11,7 @@ from data_prep.__main__ import main as data_prep
 from hoi_lightning.__main__ import main
 from hoi_lightning.data.reader import ShardIndex
 from hoi_lightning.networks.autoencoder import load_vae
-from hoi_lightning.tasks import Autoencoder
+from hoi_lightning.tasks import Autoencoder, FusionNet
 from tests.tiny import write_shards
 
 CONFIG = Path(__file__).parent.parent / "configs/mini/fusionnet.yaml"
@@ -50,12 +50,16 @@ def test_the_manifest_tells_the_truth_and_a_second_run_changes_nothing(cached: P
     assert before == {path.name: path.read_bytes() for path in cached.iterdir()}
 
 
-def test_fusionnet_trains_on_cached_latents(cached: Path, base: Path, tmp_path: Path) -> None:
-    args = ["fit", "-c", str(CONFIG), "--data.shards", str(cached), "--model.pretrained", str(base), "--run", "run"]
+def test_fusionnet_trains_on_cached_latents_and_opens_from_anywhere(
+    cached: Path, base: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(base.parent)
+    args = ["fit", "-c", str(CONFIG), "--data.shards", str(cached), "--model.pretrained", base.name, "--run", "run"]
     args += ["--model.unet_channels=[8,8,16]", "--model.image_size=64", "--model.crop=12", "--data.batch_size=4"]
     args += ["--trainer.max_steps=3", "--trainer.default_root_dir", str(tmp_path), "--trainer.logger=false"]
     assert main(args) == 0
-    assert (tmp_path / "run/checkpoints/last.ckpt").is_file()
+    monkeypatch.chdir(tmp_path)
+    assert FusionNet.load("run/checkpoints/last.ckpt").image_size == 64
 
 
 def test_without_a_cache_the_command_is_named(

@@ -98,9 +98,8 @@ class FusionNet(HoiTask):
         seed: int = 0,
     ) -> None:
         super().__init__(learning_rate, weight_decay, warmup_steps, lr_schedule, seed)
-        if Path(pretrained).is_dir():
-            pretrained = str(Path(pretrained).resolve())  # a checkpoint may be opened from another folder
         self.save_hyperparameters()
+        self.pretrained = pretrained
         self.latents = load_vae(pretrained)
         self.schedule, self.prediction_type = load_schedule(pretrained)
         if unet_channels is None:
@@ -203,6 +202,12 @@ class FusionNet(HoiTask):
         hole = self.hole_mask(batch["layout"])
         recall = (hole * batch["hand"]).sum(dim=(1, 2, 3)) / batch["hand"].sum(dim=(1, 2, 3)).clamp(min=1)
         self.log("val/hole_recall", recall.median(), batch_size=len(batch["key"]), sync_dist=True)
+
+    def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """Write where the frozen parts lie so that the checkpoint opens from another working folder, too."""
+        super().on_save_checkpoint(checkpoint)
+        if Path(self.pretrained).is_dir():
+            checkpoint["hyper_parameters"]["pretrained"] = str(Path(self.pretrained).resolve())
 
     def predict_step(self, batch: dict[str, Any], batch_idx: int) -> dict[str, Any]:
         """One picture per sample, painted at its recorded layout."""
