@@ -56,7 +56,8 @@ $(DEMO)/masknet/done: | $(DEMO)/latents.done
 	touch $@
 
 $(DEMO)/fusionnet/done: | $(DEMO)/latents.done
-	$(FIT) -c configs/mini/fusionnet.yaml $(HERE) --run fusionnet --model.pretrained $(DEMO)/vae/base
+	$(FIT) -c configs/mini/fusionnet.yaml $(HERE) --run fusionnet --model.pretrained $(DEMO)/vae/base \
+		--trainer.max_steps 2200 --trainer.val_check_interval 1100
 	touch $@
 
 $(DEMO)/report.html: $(DEMO)/masknet/done $(DEMO)/fusionnet/done
