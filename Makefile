@@ -57,11 +57,11 @@ $(DEMO)/masknet/done: | $(DEMO)/latents.done
 
 $(DEMO)/fusionnet/done: | $(DEMO)/latents.done
 	$(FIT) -c configs/mini/fusionnet.yaml $(HERE) --run fusionnet --model.pretrained $(DEMO)/vae/base \
-		--trainer.max_steps 1900 --trainer.val_check_interval 950
+		--trainer.max_steps 1700 --trainer.val_check_interval 850
 	touch $@
 
 $(DEMO)/report.html: $(DEMO)/masknet/done $(DEMO)/fusionnet/done
-	$(PY) -m hoi_lightning evaluate --shards $(DEMO)/ho3pairs --out $(DEMO) --seed $(SEED) --max-samples 32 \
+	$(PY) -m hoi_lightning evaluate --shards $(DEMO)/ho3pairs --out $(DEMO) --seed $(SEED) --max-samples 24 \
 		--masknet $(DEMO)/masknet/checkpoints/last.ckpt --fusionnet $(DEMO)/fusionnet/checkpoints/last.ckpt \
 		--runs $(DEMO)/vae $(DEMO)/masknet $(DEMO)/fusionnet
 
