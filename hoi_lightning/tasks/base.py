@@ -89,7 +89,7 @@ class HoiTask(LightningModule):
         from diffusers.optimization import get_scheduler
 
         parameters = [p for p in self.parameters() if p.requires_grad]
-        optimizer = torch.optim.AdamW(parameters, lr=self.learning_rate, weight_decay=self.weight_decay)
+        optimizer = torch.optim.AdamW(parameters, lr=self.learning_rate, weight_decay=self.weight_decay, fused=True)
         max_steps = self.trainer.max_steps
         total = max_steps if max_steps > 0 else int(self.trainer.estimated_stepping_batches)
         name = "cosine" if self.lr_schedule == "cosine" else "constant_with_warmup"
