@@ -56,8 +56,7 @@ $(DEMO)/masknet/done: | $(DEMO)/latents.done
 	touch $@
 
 $(DEMO)/fusionnet/done: | $(DEMO)/latents.done
-	$(FIT) -c configs/mini/fusionnet.yaml $(HERE) --run fusionnet --model.pretrained $(DEMO)/vae/base \
-		--trainer.max_steps 1500 --trainer.val_check_interval 750
+	$(FIT) -c configs/mini/fusionnet.yaml $(HERE) --run fusionnet --model.pretrained $(DEMO)/vae/base
 	touch $@
 
 $(DEMO)/report.html: $(DEMO)/masknet/done $(DEMO)/fusionnet/done
