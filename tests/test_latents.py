@@ -78,3 +78,13 @@ def test_missing_input_is_one_line(
     args = {"--shards": str(cached), "--vae": str(base), flag: value}
     assert data_prep(["latents", *(word for pair in args.items() for word in pair)]) == 2
     assert f"error: {flag} {value}" in capsys.readouterr().err
+
+
+def test_a_masked_context_refuses_the_cache(
+    cached: Path, base: Path, tmp_path: Path, capsys: pytest.CaptureFixture
+) -> None:
+    args = ["fit", "-c", str(CONFIG), "--data.shards", str(cached), "--model.pretrained", str(base), "--run", "run"]
+    args += ["--model.unet_channels=[8,8,16]", "--model.image_size=64", "--model.object_context=masked"]
+    args += ["--trainer.default_root_dir", str(tmp_path), "--trainer.logger=false"]
+    assert main(args) == 2
+    assert "--model.object_context full" in capsys.readouterr().err

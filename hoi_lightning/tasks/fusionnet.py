@@ -12,6 +12,7 @@ from torch import Tensor
 
 from hoi_lightning.diffusion.ddpm import SampleNoise, sample_ddim
 from hoi_lightning.diffusion.repaint import sample_repaint
+from hoi_lightning.errors import InputError
 from hoi_lightning.hand_proxy import HOLE_DILATION, hole_mask
 from hoi_lightning.networks.autoencoder import load_vae
 from hoi_lightning.networks.inpaint_unet import load_schedule, load_unet, prompt_embedding, small_unet
@@ -123,6 +124,8 @@ class FusionNet(HoiTask):
         hole = self.hole_mask(batch["layout"])
         hole_z, hand_z = self._to_latent(hole), self._to_latent(batch["hand"])
         if "hoi_latents" in batch:
+            if self.object_context == "masked":
+                raise InputError("--data.latents: cached are whole object pictures; use --model.object_context full")
             context = batch["obj_latents"]
             z0 = torch.lerp(context, batch["hoi_latents"], hole_z)
         else:
