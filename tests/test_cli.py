@@ -57,21 +57,28 @@ def test_overlays_never_change_a_class() -> None:
         assert "class_path" not in str(yaml.safe_load(path.read_text()).get("model", {}))
 
 
-@pytest.mark.parametrize("overlay", [None, "cpu", "debug", "rtx4090", "ddp"])
-def test_fusionnet_config_unchanged(shards: Path, sd_folder: Path, tmp_path: Path, overlay: str | None) -> None:
+UNCHANGED = [("fusionnet", None), ("masknet", None)]
+UNCHANGED += [("fusionnet", path.stem) for path in sorted((CONFIGS / "overlays").glob("*.yaml"))]
+
+
+@pytest.mark.parametrize(("config", "overlay"), UNCHANGED)
+def test_config_unchanged(shards: Path, sd_folder: Path, tmp_path: Path, config: str, overlay: str | None) -> None:
+    """Only shards, weights, device and precision are other than in the file, and it ends after two steps."""
     overlays = ["-c", str(CONFIGS / f"overlays/{overlay}.yaml")] if overlay else []
+    pretrained = ["--model.pretrained", str(sd_folder)] if config == "fusionnet" else []
     status = main([
-        "fit", "-c", str(CONFIGS / "fusionnet.yaml"), *overlays, "--data.shards", str(shards), "--run", "run",
-        "--model.pretrained", str(sd_folder), "--trainer.default_root_dir", str(tmp_path),
-        "--trainer.accelerator=cpu", "--trainer.devices=1", "--trainer.precision=32-true", "--trainer.max_steps=2",
-        "--data.num_workers=0", "--model.image_size=64", "--data.image_size=64",
+        "fit", "-c", str(CONFIGS / f"{config}.yaml"), *overlays, "--data.shards", str(shards), *pretrained,
+        "--run", "run", "--trainer.default_root_dir", str(tmp_path), "--trainer.accelerator=cpu",
+        "--trainer.devices=1", "--trainer.precision=32-true", "--trainer.max_steps=2",
     ])  # fmt: skip
     assert status == 0
     checkpoint = weights(tmp_path)
     assert checkpoint["global_step"] == 2
     assert not any("vae" in name or "text" in name for name in checkpoint["state_dict"])
-    loaded = FusionNet.load(tmp_path / "run/checkpoints/last.ckpt")
-    torch.testing.assert_close(loaded.unet.conv_in.weight, checkpoint["ema_state_dict"]["unet.conv_in.weight"])
+    task = FusionNet if config == "fusionnet" else MaskNet
+    loaded = task.load(tmp_path / "run/checkpoints/last.ckpt").state_dict()
+    for name, value in checkpoint["ema_state_dict"].items():
+        torch.testing.assert_close(loaded[name], value)
 
 
 def test_a_run_leaves_curves_samples_and_its_config(shards: Path, tmp_path: Path) -> None:
