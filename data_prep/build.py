@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from data_prep.pairing import PairSettings
     from data_prep.shards import Part
 
-PART_VERSION = 1  # raise it when the same clip and settings give other samples: unfinished builds then start afresh
+PART_VERSION = 2  # raise it when the same clip and settings give other samples: unfinished builds then start afresh
 PARTS = ".parts"
 
 
@@ -51,7 +51,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         type=_fractions,
         default="0.1,0.1",
         metavar="VAL,TEST",
-        help="shares of each category's instances for val and test",
+        help="shares of each category's instances for val and test; 0,1 makes all of it test",
     )
 
 
@@ -67,6 +67,7 @@ def run(args: argparse.Namespace) -> None:
     _check(args)
     from data_prep import hoi4d, shards
     from data_prep.pairing import PairSettings
+    from data_prep.truth import write_truth
 
     sequences, left_out = hoi4d.find_sequences(args.hoi4d)
     settings = _settings(args, sequences, [name for name, _, _ in left_out])
@@ -95,8 +96,9 @@ def run(args: argparse.Namespace) -> None:
     if not splits:
         raise InputError(f"--hoi4d {args.hoi4d}: no frame gave a pair; {args.out / 'dropped.jsonl'} says why of each")
     written = shards.write_shards(args.out, parts, splits, args.seed, args.samples_per_shard)
+    truth = write_truth(args.out, written, args.hoi4d, args.size)
     shards.write_text(args.out / "splits.json", json.dumps(splits, indent=1) + "\n")
-    manifest = shards.manifest(parts, splits, written, drops) | settings
+    manifest = shards.manifest(parts, splits, written, drops) | settings | ({"truth": truth} if truth else {})
     seconds = round(time.monotonic() - started[0], 1)
     manifest["run"] = {
         "command": shlex.join(sys.argv),
@@ -183,7 +185,7 @@ def _open_parts(out: Path, settings: dict[str, Any]) -> Path:
     folder.mkdir(exist_ok=True)
     write_text(known, record)
     # A build broken off among its shards may have left some of an older seed's.
-    for pattern in ("train-*.tar", "val-*.tar", "test-*.tar", ".*.tmp"):
+    for pattern in ("train-*.tar", "val-*.tar", "test-*.tar", "truth-*.tar", ".*.tmp"):
         for leftover in out.glob(pattern):
             leftover.unlink()
     return folder
@@ -264,8 +266,8 @@ def _one_thread() -> Iterator[None]:
 
 def _fractions(text: str) -> tuple[float, float]:
     values = tuple(float(value) for value in text.split(","))
-    if len(values) != 2 or min(values) < 0 or sum(values) >= 1:
-        raise argparse.ArgumentTypeError(f"{text!r}: give two shares that leave something to train on, e.g. 0.1,0.1")
+    if len(values) != 2 or min(values) < 0 or sum(values) > 1:
+        raise argparse.ArgumentTypeError(f"{text!r}: give two shares of at most 1 together, e.g. 0.1,0.1")
     return values[0], values[1]
 
 

@@ -272,7 +272,8 @@ def find_sequences(root: Path) -> tuple[list[Sequence], list[tuple[str, str, Pat
 def read_labels(path: Path, valid: Box) -> np.ndarray:
     """Read a mask's labels by exact colour.
 
-    Indexed and grey PNGs are read as the RGB picture they show. Pixels outside `valid` are background.
+    Indexed PNGs are read as the RGB picture they show, those of one grey channel as the labels themselves. Pixels
+    outside `valid` are background.
 
     Args:
         path: the PNG.
@@ -286,20 +287,27 @@ def read_labels(path: Path, valid: Box) -> np.ndarray:
     """
     if not path.is_file():
         raise Fault("no-mask", path)
-    rgb = cv2.imread(str(path), cv2.IMREAD_COLOR_RGB)
-    if rgb is None:
-        raise Fault("bad-mask", path, "cannot be decoded")
-    if rgb.shape != (HEIGHT, WIDTH, 3):
-        raise Fault("bad-mask", path, f"is {rgb.shape[1]}x{rgb.shape[0]}, expected {WIDTH}x{HEIGHT}")
+    pixels = cv2.imread(str(path), cv2.IMREAD_UNCHANGED)  # converting to colours would make grey of label numbers
+    if pixels is None or pixels.dtype != np.uint8:
+        raise Fault("bad-mask", path, "cannot be decoded" if pixels is None else "is not an 8-bit picture")
+    if pixels.shape[:2] != (HEIGHT, WIDTH):
+        raise Fault("bad-mask", path, f"is {pixels.shape[1]}x{pixels.shape[0]}, expected {WIDTH}x{HEIGHT}")
+    if pixels.ndim == 3 and pixels.shape[2] == 4:
+        pixels = cv2.cvtColor(pixels, cv2.COLOR_BGRA2BGR)
+    channels = 1 if pixels.ndim == 2 else 3
     labels = np.zeros((HEIGHT, WIDTH), np.uint8)
-    left, top, width, height = cv2.boundingRect(rgb.reshape(HEIGHT, WIDTH * 3))
-    x0, y0 = max(left // 3, valid[0]), max(top, valid[1])
-    x1, y1 = min(-(-(left + width) // 3), valid[2]), min(top + height, valid[3])
+    left, top, width, height = cv2.boundingRect(pixels.reshape(HEIGHT, WIDTH * channels))
+    x0, y0 = max(left // channels, valid[0]), max(top, valid[1])
+    x1, y1 = min(-(-(left + width) // channels), valid[2]), min(top + height, valid[3])
     if x0 >= x1 or y0 >= y1:
         return labels
-    # Each channel's four levels become one digit of a base-4 code; another level saturates the sum at 255.
-    code = cv2.transform(cv2.LUT(rgb[y0:y1, x0:x1], _DIGITS), np.ones((1, 3), np.float32))
-    found = cv2.LUT(code, _LABEL_OF_CODE)
+    window = pixels[y0:y1, x0:x1]
+    if channels == 1:
+        found = cv2.LUT(window, _LABEL_OF_GREY)
+    else:
+        # Each channel's four levels become one digit of a base-4 code; another level saturates the sum at 255.
+        code = cv2.transform(cv2.LUT(window, _DIGITS), np.ones((1, 3), np.float32))
+        found = cv2.LUT(code, _LABEL_OF_CODE)
     unknown = found == UNKNOWN_LABEL
     num_unknown = np.count_nonzero(unknown)
     if num_unknown > 1e-3 * WIDTH * HEIGHT:
@@ -319,7 +327,8 @@ def read_events(path: Path, num_frames: int) -> list[Event]:
     """Read `action/color.json`, either schema, either clock.
 
     A clip of 300 frames lasts 20 s on some clocks and 10 s on others; the frame of a time t is t·num_frames/duration,
-    whatever the clip's length. Where the duration is missing it is 10 s if the last event ends before 12 s, else 20 s.
+    whatever the clip's length. Where the duration is missing it is the video's, 20 s of 300 frames, or half of it if
+    the last event ends before 12 s of these 20.
 
     Raises:
         Fault: missing, empty or malformed.
@@ -340,7 +349,9 @@ def read_events(path: Path, num_frames: int) -> list[Event]:
     if not times or not all(math.isfinite(value) for _, *pair in times for value in (*pair, duration)):
         raise Fault("no-actions", path, "no events" if not times else "times are not finite")
     if duration <= 0:
-        duration = 10.0 if max(end for *_, end in times) < 12 else 20.0
+        duration = num_frames / FPS
+        if max(end for *_, end in times) < 0.6 * duration:
+            duration /= 2
 
     def frame(t: float) -> int:
         return min(max(math.floor(t * num_frames / duration + 1e-6), 0), num_frames)
@@ -411,7 +422,7 @@ def _archive(root: Path, name: str) -> Path:
 
 def _code_tables() -> tuple[np.ndarray, np.ndarray]:
     digits = np.full((1, 256, 3), 255, np.uint8)
-    for channel, weight in enumerate((16, 4, 1)):
+    for channel, weight in enumerate((1, 4, 16)):  # blue, green, red
         digits[0, [0, 64, 128, 192], channel] = weight * np.arange(4)
     label_of_code = np.full(256, UNKNOWN_LABEL, np.uint8)
     for label, (red, green, blue) in enumerate(PALETTE):
@@ -420,6 +431,8 @@ def _code_tables() -> tuple[np.ndarray, np.ndarray]:
 
 
 _DIGITS, _LABEL_OF_CODE = _code_tables()
+_LABEL_OF_GREY = np.full(256, UNKNOWN_LABEL, np.uint8)
+_LABEL_OF_GREY[: len(PALETTE)] = np.arange(len(PALETTE))
 
 
 class _ArrayUnpickler(pickle.Unpickler):

@@ -163,7 +163,7 @@ def make_pairs(
 
     @cache
     def plate_at(frame: int | None, crop: Box) -> np.ndarray | None:
-        return _resize(plates[frame], crop, settings.size) if frame in plates else None
+        return resize_window(plates[frame], crop, settings.size) if frame in plates else None
 
     try:
         for index, frame in enumerate(decode_video(sequence.video)):
@@ -172,7 +172,7 @@ def make_pairs(
                 if index in plate_frames:
                     plates[index] = rgb
                 if index in todo:
-                    waiting[index] = _resize(rgb, todo[index].crop, settings.size)
+                    waiting[index] = resize_window(rgb, todo[index].crop, settings.size)
                 ready = [i for i in waiting if todo[i].plate is None or todo[i].plate in plates]
                 yield from _finish(sequence, {todo.pop(i): waiting.pop(i) for i in ready}, plate_at, settings, remover)
             if index == last:
@@ -219,6 +219,15 @@ def touched_object(labels: np.ndarray, sequence: Sequence) -> tuple[Side, tuple[
         if counts[list(touched)].any():
             return side, touched
     return None
+
+
+def resize_window(picture: np.ndarray, crop: Box, size: int) -> np.ndarray:
+    """Cut a window out and bring it to size x size; labels, having no channels, keep their values."""
+    window = picture[crop[1] : crop[3], crop[0] : crop[2]]
+    if picture.ndim == 2:
+        return cv2.resize(window, (size, size), interpolation=cv2.INTER_NEAREST_EXACT)
+    shrinks = crop[2] - crop[0] > size
+    return cv2.resize(window, (size, size), interpolation=cv2.INTER_AREA if shrinks else cv2.INTER_CUBIC)
 
 
 def sharpness(picture: np.ndarray) -> float:
@@ -272,7 +281,7 @@ def _plan_frame(
     box = bounding_box(_among(still.labels if still else labels, touched))
     assert box is not None  # the hand touches it
     crop = crop_around(box, sequence.valid)
-    window = _resize(labels, crop, settings.size)
+    window = resize_window(labels, crop, settings.size)
     share = (window == sequence.hand_labels[side]).mean()
     if share < settings.min_hand_area:
         raise Fault("hand-too-small", path, f"covers {share:.4f} of the crop, below {settings.min_hand_area}")
@@ -366,15 +375,6 @@ def _box_in_crop(box: Box, crop: Box, size: int) -> tuple[float, float, float, f
     corners = np.array(box, float).reshape(2, 2) - crop[:2]
     x0, y0, x1, y1 = (corners * size / (crop[2] - crop[0])).clip(0, size).round(2).ravel().tolist()
     return x0, y0, x1, y1
-
-
-def _resize(picture: np.ndarray, crop: Box, size: int) -> np.ndarray:
-    """Cut a window out and bring it to size x size; labels, having no channels, keep their values."""
-    window = picture[crop[1] : crop[3], crop[0] : crop[2]]
-    if picture.ndim == 2:
-        return cv2.resize(window, (size, size), interpolation=cv2.INTER_NEAREST_EXACT)
-    shrinks = crop[2] - crop[0] > size
-    return cv2.resize(window, (size, size), interpolation=cv2.INTER_AREA if shrinks else cv2.INTER_CUBIC)
 
 
 def _among(labels: np.ndarray, chosen: tuple[int, ...]) -> np.ndarray:

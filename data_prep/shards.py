@@ -117,7 +117,7 @@ def assign_splits(instances: Iterable[str], fractions: tuple[float, float], seed
 
     Args:
         instances: `Category/instance` names.
-        fractions: shares of val and test; a share of 0 leaves its split empty.
+        fractions: shares of val and test; a share of 0 leaves its split empty, 1 together the training split.
         seed: of the draw.
     """
     by_category: dict[str, list[str]] = {}
@@ -158,11 +158,15 @@ def write_shards(
             with Replacing(path) as file, wds.TarWriter(file, encoder=False, mtime=0) as tar:
                 for index in chosen:
                     tar.write(_read_span(spans[index]))
-            with path.open("rb") as written:
-                digest = hashlib.file_digest(written, "sha256").hexdigest()
-            size = path.stat().st_size
-            shards.append({"name": path.name, "split": split, "count": len(chosen), "bytes": size, "sha256": digest})
+            shards.append(shard_record(path, split, len(chosen)))
     return shards
+
+
+def shard_record(path: Path, split: str, count: int) -> dict[str, Any]:
+    """What the manifest says of a finished tar with `count` samples."""
+    with path.open("rb") as file:
+        digest = hashlib.file_digest(file, "sha256").hexdigest()
+    return {"name": path.name, "split": split, "count": count, "bytes": path.stat().st_size, "sha256": digest}
 
 
 def manifest(
@@ -230,7 +234,13 @@ def _read_span(span: Span) -> dict[str, Any]:
 
 
 def _shares(fractions: tuple[float, float], total: int) -> tuple[int, int]:
-    """Instances of a category for val and test: one at least where there are three, and one left to train on."""
+    """Instances of a category for val and test: one at least where there are three, and one left to train on.
+
+    Shares of 1 together leave none to train on.
+    """
+    if sum(fractions) == 1:
+        num_val = round(fractions[0] * total)
+        return num_val, total - num_val
     if total < 3:
         return 0, 0
     num_val, num_test = (max(1, round(fraction * total)) if fraction else 0 for fraction in fractions)

@@ -4,7 +4,6 @@ import argparse
 import json
 import math
 import platform
-import subprocess
 import zlib
 from collections import Counter, defaultdict
 from collections.abc import Sequence
@@ -19,6 +18,7 @@ import numpy as np
 from hoi_lightning import __version__
 from hoi_lightning.errors import InputError
 from hoi_lightning.generate import add_checkpoint_arguments, make_folder, whole_number, write_png, write_text
+from hoi_lightning.provenance import git_commit
 
 if TYPE_CHECKING:
     from hoi_lightning.data.reader import ShardIndex
@@ -306,20 +306,6 @@ def provenance(
             **{package: version(package) for package in ("torch", "numpy", "pillow")},
         },
     }
-
-
-def git_commit() -> str | None:
-    """Commit of this source, with `-dirty` where files differ from it; None outside a checkout."""
-
-    def git(*words: str) -> str:
-        folder = Path(__file__).parent
-        return subprocess.run(["git", *words], cwd=folder, capture_output=True, text=True, check=True).stdout.strip()
-
-    try:
-        git("ls-files", "--error-unmatch", Path(__file__).name)  # an installed copy may lie in a stranger's repository
-        return git("rev-parse", "HEAD") + ("-dirty" if git("status", "--porcelain", "--untracked-files=no") else "")
-    except (OSError, subprocess.CalledProcessError):
-        return None
 
 
 def grid_row(trial: Trial) -> list[np.ndarray]:

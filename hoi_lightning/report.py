@@ -135,10 +135,10 @@ def _metric_table(figures: Sequence[dict[str, Any]]) -> str:
         "↓ lower is better, ↑ higher is better. Intervals: bootstrap over (category, instance), as pictures of one "
         "object are not independent. Chance: the recorded layout of another picture in place of a sampled one."
     )
-    if any("_random" in figure["name"] for figure in figures):
+    if any("_mini" in figure["name"] for figure in figures):
         note += (
-            " fd_random and lpips_random: features of a fixed random network, as the trained one was absent. They rank "
-            "runs of this version at one picture size, and are neither FID nor LPIPS."
+            " fd_mini and lpips_mini: features of a small network trained on the mini world, as Inception or AlexNet "
+            "was absent. They rank runs measured with the same network, and are neither FID nor LPIPS."
         )
     return f'<div class="wide"><table><tr>{head}</tr>{"".join(rows)}</table></div><p class="note">{escape(note)}</p>'
 

@@ -33,7 +33,7 @@ def run(package: str, verbs: Mapping[str, Verb], args: list[str], elsewhere: Map
         elsewhere: verbs that only appear in the help; the caller has dealt with them.
 
     Returns:
-        Exit status: 0, or 2 after the user's mistake.
+        Exit status: the verb's own (0 where it returns None), or 2 after the user's mistake.
     """
     parser = argparse.ArgumentParser(package, description=importlib.import_module(package).__doc__)
     parser.add_argument("--version", action="version", version=hoi_lightning.__version__)
@@ -51,14 +51,13 @@ def run(package: str, verbs: Mapping[str, Verb], args: list[str], elsewhere: Map
     return guarded(lambda: modules[parsed.verb].run(parsed))
 
 
-def guarded(verb: Callable[[], None]) -> int:
-    """Call a verb; its `InputError` becomes one line on standard error and status 2."""
+def guarded(verb: Callable[[], int | None]) -> int:
+    """Call a verb; None is status 0, its `InputError` becomes one line on standard error and status 2."""
     try:
-        verb()
+        return verb() or 0
     except InputError as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
     except KeyboardInterrupt:
         print("stopped", file=sys.stderr)
         return 130
-    return 0

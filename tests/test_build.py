@@ -210,6 +210,15 @@ def test_splits_never_share_an_object():
     assert splits != shards.assign_splits(instances, (0.1, 0.1), 0)
     assert set(shards.assign_splits(instances, (0.0, 0.0), 0).values()) == {"train"}
     assert "train" in shards.assign_splits(instances[3:6], (0.6, 0.3), 0).values()
+    assert set(shards.assign_splits(instances, (0.0, 1.0), 0).values()) == {"test"}
+    assert set(shards.assign_splits(instances, (0.5, 0.5), 0).values()) == {"val", "test"}
+
+
+@pytest.mark.parametrize("splits", ["0.6,0.5", "-0.1,0.5", "1"])
+def test_shares_that_are_none_are_refused(tree, tmp_path, splits, capsys):
+    with pytest.raises(SystemExit):
+        run_build(tree, tmp_path, f"--splits={splits}")
+    assert "at most 1 together" in capsys.readouterr().err
 
 
 def test_crops_are_square_inside_the_picture_and_hold_the_object():

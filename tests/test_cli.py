@@ -47,7 +47,7 @@ def weights(out: Path) -> dict[str, Any]:
 def test_every_config_is_a_test_case() -> None:
     assert {p.relative_to(CONFIGS).as_posix() for p in CONFIGS.rglob("*.yaml")} == {
         "masknet.yaml", "fusionnet.yaml", "mini/vae.yaml", "mini/masknet.yaml", "mini/fusionnet.yaml",
-        "overlays/cpu.yaml", "overlays/debug.yaml", "overlays/rtx4090.yaml", "overlays/ddp.yaml",
+        "mini/metrics.yaml", "overlays/cpu.yaml", "overlays/debug.yaml", "overlays/rtx4090.yaml", "overlays/ddp.yaml",
         "parts/trainer.yaml", "parts/trainer_mini.yaml",
     }  # fmt: skip
 

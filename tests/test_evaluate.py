@@ -113,11 +113,11 @@ def test_every_figure_comes_with_n_and_everything_that_made_it(run):
     assert hashes == ("a" * 64, "b" * 64, "c" * 64)
     assert "git_commit" in about
     found = figures(out)
-    assert not any(re.search(r"\bfid\b|lpips(?!_random)", name) for name in found)  # no trained network here
-    assert found["fd_random"]["n"] == 27
+    assert not any(re.search(r"\bfid\b|lpips(?!_mini)", name) for name in found)  # no trained network here
+    assert found["fd_mini"]["n"] == 27
     for name, figure in found.items():
         assert figure["meaning"]
-        if name not in ("fd_random", "outside_max_diff"):
+        if name not in ("fd_mini", "outside_max_diff"):
             assert figure["n"] == 9
             assert figure["low"] <= figure["value"] <= figure["high"]
     assert found["outside_max_diff"]["value"] == 0
@@ -175,7 +175,7 @@ def test_the_report_is_one_file_that_asks_for_nothing_and_runs_nothing(run, trai
     assert all(link.startswith("data:image/png;base64,") for link in page.links)
     assert not {"script", "link", "iframe", "i"} & set(page.tags)
     assert not re.search(r"https?://|url\(|@import", text)
-    for part in ("fd_random", "paper (N, split not stated)", "64.7", "not comparable", "a" * 64, "alert(1)"):
+    for part in ("fd_mini", "paper (N, split not stated)", "64.7", "not comparable", "a" * 64, "alert(1)"):
         assert part in text
 
 

@@ -43,8 +43,9 @@ def test_a_tree_without_clips_is_named(tmp_path, make):
         hoi4d.find_sequences(tmp_path / "tree")
 
 
-@pytest.mark.parametrize("num_frames", [12, 300])
-@pytest.mark.parametrize("clock", [10.0, 20.0, None])
+@pytest.mark.parametrize(
+    ("clock", "num_frames"), [(10.0, 12), (20.0, 12), (10.0, 300), (20.0, 300), (None, 300)]
+)  # fmt: skip
 @pytest.mark.parametrize("schema", ["A", "B"])
 def test_schemas_and_clocks_give_the_same_frames(tmp_path, schema, clock, num_frames):
     path = tmp_path / "color.json"
@@ -55,13 +56,14 @@ def test_schemas_and_clocks_give_the_same_frames(tmp_path, schema, clock, num_fr
     ]  # fmt: skip
 
 
-def test_a_missing_duration_is_ten_seconds_when_the_events_say_so(tmp_path):
+@pytest.mark.parametrize("num_frames", [12, 300])
+def test_a_missing_duration_is_the_videos_or_half_of_it_when_the_events_say_so(tmp_path, num_frames):
     path = tmp_path / "color.json"
-    for clock in (10.0, 20.0):
-        record = hoi4d_tree.actions(Clip("", clock=clock))
+    for clock in (num_frames / 15, num_frames / 30):
+        record = hoi4d_tree.actions(Clip("", clock=clock, num_frames=num_frames))
         del record["info"]
         path.write_text(json.dumps(record))
-        assert hoi4d.read_events(path, 12)[2].first == 4
+        assert hoi4d.read_events(path, num_frames)[2].first == 4
 
 
 @pytest.mark.parametrize(
@@ -97,13 +99,15 @@ def test_hands_and_objects_part_the_labels(tmp_path, category, hands):
     assert set(objects) | hands == set(range(1, 10))
 
 
-@pytest.mark.parametrize("mode", ["RGB", "P", "RGBA"])
+@pytest.mark.parametrize("mode", ["RGB", "P", "RGBA", "L"])
 def test_labels_are_the_palette_inverted(tmp_path, mode):
     labels = np.repeat(np.arange(10, dtype=np.uint8), 192)[None].repeat(1080, 0)
     picture = Image.fromarray(np.array(hoi4d.PALETTE, np.uint8)[labels])
     if mode == "P":
         picture = Image.fromarray(labels, "P")
         picture.putpalette(np.array(hoi4d.PALETTE, np.uint8).ravel().tolist())
+    if mode == "L":
+        picture = Image.fromarray(labels)
     picture.convert(mode).save(tmp_path / "m.png")
     np.testing.assert_array_equal(hoi4d.read_labels(tmp_path / "m.png", FULL), labels)
     inside = hoi4d.read_labels(tmp_path / "m.png", (15, 0, 1900, 1050))
@@ -120,6 +124,12 @@ def test_a_bad_mask_is_a_fault(tmp_path):
         hoi4d.read_labels(path, FULL)
     path.write_bytes(path.read_bytes()[:200])
     with pytest.raises(Fault, match="decoded"):
+        hoi4d.read_labels(path, FULL)
+    cv2.imwrite(str(path), np.full((1080, 1920), 77, np.uint8))
+    with pytest.raises(Fault, match="palette"):
+        hoi4d.read_labels(path, FULL)
+    cv2.imwrite(str(path), np.zeros((1080, 1920, 3), np.uint16))
+    with pytest.raises(Fault, match="8-bit"):
         hoi4d.read_labels(path, FULL)
     cv2.imwrite(str(path), np.zeros((540, 960, 3), np.uint8))
     with pytest.raises(Fault, match="960x540"):

@@ -9,7 +9,7 @@ ROOT = Path(__file__).parent.parent
 
 # floor of each module or package, ground floor first; the longest matching name counts
 FLOORS = [
-    {"hoi_lightning", "hoi_lightning.errors"},
+    {"hoi_lightning", "hoi_lightning.errors", "hoi_lightning.provenance"},
     {"hoi_lightning.diffusion", "hoi_lightning.hand_proxy", "hoi_lightning.grid"},
     {
         "hoi_lightning.metrics",
@@ -22,6 +22,7 @@ FLOORS = [
     {"hoi_lightning.tasks", "hoi_lightning.callbacks", "hoi_lightning.data.datamodule"},
     {"hoi_lightning.pipeline"},
     {
+        "hoi_lightning.bench",
         "hoi_lightning.cli",
         "hoi_lightning.config_error",
         "hoi_lightning.evaluate",

@@ -1,7 +1,10 @@
 """Laws of the figures of merit."""
 
+import hashlib
+import json
 import logging
 import math
+from pathlib import Path
 
 import lightning.pytorch as pl
 import numpy as np
@@ -11,8 +14,10 @@ from torch import nn
 from torchmetrics.image.fid import FrechetInceptionDistance
 
 from hoi_lightning.callbacks.image_metrics import ImageMetricsCallback
+from hoi_lightning.data.reader import ShardIndex
 from hoi_lightning.errors import InputError
-from hoi_lightning.metrics import image, layout
+from hoi_lightning.metrics import image, layout, mini
+from hoi_lightning.metrics.mini import MiniFeatures
 
 
 @pytest.fixture(autouse=True)
@@ -74,14 +79,14 @@ def test_a_covariance_of_one_picture_is_refused():
 
 
 def test_the_distance_is_that_of_torchmetrics_on_the_same_features():
-    features = image.RandomFeatures()
+    features = MiniFeatures.from_folder()
     fake, real = pictures(96), blurred(pictures(96, seed=1))
     ours = image.image_metrics()
     ours.update(fake, real)
     oracle = FrechetInceptionDistance(feature=features)
     oracle.update(fake, real=False)
     oracle.update(real, real=True)
-    assert ours.compute()["fd_random"] == pytest.approx(oracle.compute().item(), rel=1e-4)
+    assert ours.compute()["fd_mini"] == pytest.approx(oracle.compute().item(), rel=1e-4)
 
 
 def test_equal_pictures_are_at_distance_zero_and_noise_moves_them_apart_monotonically():
@@ -97,7 +102,7 @@ def test_equal_pictures_are_at_distance_zero_and_noise_moves_them_apart_monotoni
     for level in levels:
         metrics.reset()
         metrics.update(level, clean)
-        frechet.append(metrics.compute()["fd_random"])
+        frechet.append(metrics.compute()["fd_mini"])
     assert frechet[0] < 1e-6
     assert frechet == sorted(frechet)
 
@@ -129,7 +134,7 @@ def test_absent_networks_are_named_once_and_never_called_fid_or_lpips(caplog):
     image._say_once.cache_clear()
     with caplog.at_level(logging.WARNING):
         names = {(made.fd_name, made.lpips_name) for made in (image.image_metrics(), image.image_metrics())}
-    assert names == {("fd_random", "lpips_random")}
+    assert names == {("fd_mini", "lpips_mini")}
     assert [image.INCEPTION in caplog.text, image.ALEXNET in caplog.text] == [True, True]
     assert len(caplog.records) == 2
 
@@ -145,6 +150,68 @@ def test_building_the_metrics_leaves_the_random_state_alone():
     before = torch.get_rng_state()
     image.image_metrics()
     assert torch.equal(torch.get_rng_state(), before)
+
+
+def test_the_mini_network_takes_pictures_of_any_size_and_says_nearly_the_same_of_all():
+    network = MiniFeatures.from_folder()
+    small = nn.functional.interpolate(torch.rand(4, 3, 8, 8) * 255, size=128, mode="bicubic").clamp(0, 255)
+    features = network(small.round().byte())
+    assert features.shape == (4, network.num_features)
+    assert [stage.shape[-1] for stage in network.stages(pictures(2, 128))] == [64, 32, 16, 8, 4]
+    for size in (96, 256):
+        other = network(nn.functional.interpolate(small, size=size, mode="bilinear", antialias=True).round().byte())
+        assert (other - features).norm() < 0.3 * features.norm()
+    assert torch.equal(network(small.round().byte()), features)
+    assert not any(parameter.requires_grad for parameter in network.parameters())
+
+
+def test_the_mini_distance_is_zero_for_equal_pictures_and_symmetric():
+    network = MiniFeatures.from_folder()
+    one, other = pictures(3, 64), pictures(3, 64, seed=1)
+    assert network.distance(one, one).tolist() == [0, 0, 0]
+    assert network.distance(one, other).tolist() == network.distance(other, one).tolist()
+    assert 0 < network.distance(one, other).min() <= network.distance(one, other).max() < 2
+
+
+def test_the_mini_weights_are_small_half_precision_and_those_of_their_card():
+    from safetensors.torch import load_file
+
+    path = mini.WEIGHTS / mini.MODEL_FILE
+    card = json.loads((mini.WEIGHTS / "card.json").read_text())
+    assert hashlib.sha256(path.read_bytes()).hexdigest() == card["sha256"] == mini.file_sha256(path)
+    assert path.stat().st_size < 4 * 2**20
+    assert 0.5e6 < card["parameters"] == sum(p.numel() for p in MiniFeatures().parameters()) < 1.5e6
+    assert load_file(path)["trunk.0.0.0.weight"].dtype == torch.float16
+
+
+def test_absent_or_foreign_mini_weights_are_one_line(tmp_path):
+    with pytest.raises(InputError, match=r"mini/metrics\.yaml"):
+        MiniFeatures.from_folder(tmp_path)
+    (tmp_path / mini.MODEL_FILE).write_bytes(b"not safetensors")
+    with pytest.raises(InputError, match="not this version's"):
+        MiniFeatures.from_folder(tmp_path)
+
+
+def test_a_fit_leaves_a_network_that_opens_with_its_card(shards, tmp_path):
+    from hoi_lightning.__main__ import main
+
+    status = main([
+        "fit", "-c", str(Path(__file__).parent.parent / "configs/mini/metrics.yaml"), "--data.shards", str(shards),
+        "--run", "run", "--trainer.default_root_dir", str(tmp_path), "--trainer.max_steps=2", "--data.batch_size=4",
+        "--trainer.val_check_interval=2", "--trainer.limit_val_batches=1",
+    ])  # fmt: skip
+    assert status == 0
+    assert (tmp_path / "run/samples/step-0000002.png").is_file()
+    folder = tmp_path / "run/mini-metrics"
+    card = json.loads((folder / "card.json").read_text())
+    assert card["steps"] == 2
+    assert card["sha256"] == mini.file_sha256(folder / mini.MODEL_FILE)
+    assert card["final_losses"]["loss"] > 0
+    index = ShardIndex(shards, "train")
+    assert card["manifest_sha256"] == index.manifest_hash
+    assert card["config_sha256"] == mini.file_sha256(tmp_path / "run/config.yaml")
+    trained = MiniFeatures.from_folder(folder)(pictures(2, 64))
+    assert trained.isfinite().all()
 
 
 def test_psnr_looks_at_the_hole_alone_and_falls_with_the_error():
@@ -265,14 +332,14 @@ def fit(callback, tmp_path, batch_size, epochs=1):
     )  # fmt: skip
     trainer.fit(Blurs(), loader, loader)
     trainer.save_checkpoint(tmp_path / "last.ckpt")
-    return {name: value.item() for name, value in trainer.callback_metrics.items() if "num" in name or "random" in name}
+    return {name: value.item() for name, value in trainer.callback_metrics.items() if "num" in name or "mini" in name}
 
 
 def test_the_callback_logs_the_same_figures_for_every_batch_size_and_keeps_its_networks_to_itself(tmp_path):
     figures = fit(ImageMetricsCallback(num_samples=10), tmp_path, batch_size=4)
-    assert set(figures) == {"val/fd_random", "val/lpips_random", "val/num_pictures"}
+    assert set(figures) == {"val/fd_mini", "val/lpips_mini", "val/num_pictures"}
     assert figures["val/num_pictures"] == 10
-    assert figures["val/fd_random"] > 0
+    assert figures["val/fd_mini"] > 0
     assert fit(ImageMetricsCallback(num_samples=10), tmp_path, batch_size=3) == pytest.approx(figures, rel=1e-4)
     checkpoint = torch.load(tmp_path / "last.ckpt", weights_only=True)
     assert list(checkpoint["state_dict"]) == ["scale"]

@@ -2,14 +2,16 @@
 
 Hand frame: x to the little finger's side, y from the wrist towards the fingers, z towards the camera (the back of the
 hand is seen), origin at the wrist. Joint order is manopth's: wrist, thumb 1-4, index 5-8, middle, ring, little.
+Digits count 0 (thumb) to 4 (little finger). Left hands are mirror images: nothing here knows of them.
 """
 
+import math
 from dataclasses import dataclass
 from typing import Literal
 
 import numpy as np
 
-GripKind = Literal["power", "pinch", "flat"]
+GripKind = Literal["power", "pinch", "handle", "flat"]
 
 KNUCKLES_MM = np.array([[-25.0, 88.0, 4.0], [-4.0, 93.0, 7.0], [17.0, 88.0, 5.0], [36.0, 77.0, 0.0]])
 BONES_MM = np.array([[43.0, 27.0, 21.0], [48.0, 31.0, 22.0], [44.0, 29.0, 22.0], [35.0, 22.0, 19.0]])
@@ -28,10 +30,11 @@ class Grip:
     """Angles of a hand.
 
     Attributes:
-        kind: power, pinch or flat.
+        kind: power, pinch, handle or flat.
         flexion: (4, 3) cumulated downward angles of index to little finger's bones, radians.
         fan: (4,) sideways angles of the four fingers, radians, positive towards the little finger.
         thumb: (3, 2) sideways and downward angles of the thumb's bones, radians.
+        twist: angle by which the thumb's nail faces away from the index finger, radians.
         bend: angle between the forearm and the hand, radians.
     """
 
@@ -39,78 +42,88 @@ class Grip:
     flexion: np.ndarray
     fan: np.ndarray
     thumb: np.ndarray
+    twist: float
     bend: float
 
 
-# kind: MCP, PIP, DIP flexion; thumb sideways (three bones); thumb downwards (three bones); fan factor; all in degrees
-_GRIPS: dict[GripKind, tuple[tuple[float, ...], tuple[float, ...], tuple[float, ...], float]] = {
-    "power": ((14, 28, 18), (-54, -32, -14), (10, 20, 26), 1.35),
-    "pinch": ((22, 34, 16), (-44, -18, 2), (14, 24, 28), 1.0),
-    "flat": ((6, 12, 8), (-56, -44, -32), (4, 8, 10), 1.5),
+@dataclass(frozen=True)
+class Pose:
+    """Where a hand lies in the picture.
+
+    Attributes:
+        forward: direction of the hand's y axis in the picture, radians, +y down.
+        roll: rotation about the hand's y axis, radians; positive turns the thumb's side up.
+        origin: (2,) pixel of the wrist.
+        scale: pixels per millimetre.
+    """
+
+    forward: float
+    roll: float
+    origin: np.ndarray
+    scale: float
+
+    @property
+    def turn(self) -> np.ndarray:
+        """(3, 3) rotation of hand-frame vectors (as rows, from the left) into x, y, height of the picture."""
+        cos, sin = math.cos(self.forward), math.sin(self.forward)
+        c, s = math.cos(self.roll), math.sin(self.roll)
+        return np.array([[-sin * c, cos * c, -s], [cos, sin, 0.0], [-sin * s, cos * s, c]])
+
+    def place(self, points_mm: np.ndarray) -> np.ndarray:
+        """Lay (N, 3) points of the hand frame into the picture: pixel x, y and height in pixels."""
+        out = points_mm @ (self.scale * self.turn)
+        out[:, :2] += self.origin
+        return out
+
+
+# kind: MCP, PIP, DIP flexion; thumb sideways (three bones); thumb downwards; fan factor; twist; in degrees
+_GRIPS: dict[GripKind, tuple[tuple[float, ...], tuple[float, ...], tuple[float, ...], float, float]] = {
+    "power": ((22, 38, 22), (-48, -16, 4), (12, 20, 26), 1.1, 40),
+    "pinch": ((38, 44, 16), (-40, -6, 18), (16, 26, 30), 0.8, 45),
+    "handle": ((28, 62, 40), (-32, -6, 16), (0, 6, 14), 0.5, 25),
+    "flat": ((10, 17, 11), (-52, -34, -20), (6, 10, 12), 1.15, 30),
 }
 
 
 def draw_grip(kind: GripKind, rng: np.random.Generator) -> Grip:
     """Draw a grip of a kind: its typical angles plus a person's and a finger's own spread."""
-    flexion, sideways, down, fan = _GRIPS[kind]
-    bones = np.cumsum(np.tile(flexion, (4, 1)) * rng.uniform(0.65, 1.3) + rng.normal(0, 4, (4, 3)), axis=1)
+    flexion, sideways, down, fan, twist = _GRIPS[kind]
+    bones = np.tile(flexion, (4, 1)) * rng.uniform(0.8, 1.15) + rng.normal(0, 3, (4, 3))
     if kind == "pinch":  # ring and little finger are curled away from the pinch
-        bones[2:] += np.array([6.0, 12.0, 14.0])
+        bones[2:] += np.array([[10.0, 14.0, 10.0], [16.0, 20.0, 14.0]])
+    bones[:, 0] += np.array([-1.5, 0.0, 1.5, 3.0])  # a hand closes from the little finger's side
     return Grip(
         kind=kind,
-        flexion=np.radians(np.clip(bones, 0, 115)),
-        fan=np.radians(FAN_DEGREES * fan * rng.uniform(0.7, 1.3) + rng.normal(0, 1.5, 4)),
+        flexion=np.radians(np.clip(np.cumsum(bones, axis=1), 0, 178)),
+        fan=np.radians(FAN_DEGREES * fan * rng.uniform(0.7, 1.3) + rng.normal(0, 1.2, 4)),
         thumb=np.radians(np.stack([np.add(sideways, rng.normal(0, 5)), np.add(down, rng.normal(0, 4))], axis=1)),
-        bend=np.radians(rng.normal(0, 7)),
+        twist=float(np.radians(twist)),
+        bend=float(np.radians(rng.normal(0, 7))),
     )
+
+
+def bones(grip: Grip) -> tuple[np.ndarray, np.ndarray]:
+    """Directions of the bones and of the skin over them.
+
+    Returns:
+        Unit vectors in the hand frame, both (5, 3, 3) for digit, bone and coordinate: along the bone towards the tip;
+        the way its back faces, the nail's side.
+    """
+    sideways = np.concatenate([grip.thumb[None, :, 0], np.repeat(grip.fan[:, None], 3, axis=1)])
+    down = np.concatenate([grip.thumb[None, :, 1], grip.flexion])
+    ss, cs, sd, cd = np.sin(sideways), np.cos(sideways), np.sin(down), np.cos(down)
+    along = np.stack([ss * cd, cs * cd, -sd], axis=-1)
+    back = np.stack([ss * sd, cs * sd, cd], axis=-1)
+    outward = np.stack([-cs[0], ss[0], np.zeros(3)], axis=-1)
+    back[0] = np.cos(grip.twist) * back[0] + np.sin(grip.twist) * outward
+    return along, back
 
 
 def joints_mm(grip: Grip) -> np.ndarray:
     """Forward kinematics: (21, 3) joints in the hand frame, millimetres."""
-    joints = np.zeros((21, 3))
-    joints[1] = THUMB_BASE_MM
-    for bone, (sideways, down) in enumerate(grip.thumb):
-        length = THUMB_BONES_MM[bone] + (TIP_PAD * THUMB_RADII_MM[3] if bone == 2 else 0.0)
-        joints[2 + bone] = joints[1 + bone] + length * _direction(sideways, down)
-    for finger in range(4):
-        joints[5 + 4 * finger] = KNUCKLES_MM[finger]
-        for bone in range(3):
-            length = BONES_MM[finger, bone] + (TIP_PAD * FINGER_RADII_MM[finger, 3] if bone == 2 else 0.0)
-            step = length * _direction(grip.fan[finger], grip.flexion[finger, bone])
-            joints[6 + 4 * finger + bone] = joints[5 + 4 * finger + bone] + step
-    return joints
-
-
-def grasp_point_mm(grip: Grip, joints: np.ndarray) -> np.ndarray:
-    """The point of the hand that is laid on the object, (2,) in the hand frame.
-
-    Between thumb and fingertips for a power grip or a pinch, under the knuckles for a flat hand.
-    """
-    if grip.kind == "flat":
-        return joints[[5, 9, 13, 10], :2].mean(axis=0)
-    fingers = [8, 12] if grip.kind == "pinch" else [8, 12, 16]
-    return 0.45 * joints[4, :2] + 0.55 * joints[fingers, :2].mean(axis=0)
-
-
-def to_picture(points_mm: np.ndarray, forward: float, origin: np.ndarray, scale: float) -> np.ndarray:
-    """Lay hand-frame points into the picture.
-
-    Args:
-        points_mm: (N, 3) or (N, 2) points in the hand frame.
-        forward: direction of the hand's y axis in the picture, radians, +y down.
-        origin: (2,) pixel of the wrist.
-        scale: pixels per millimetre.
-
-    Returns:
-        Points of the same shape: pixels in x and y, height in pixels in z.
-    """
-    cos, sin = np.cos(forward), np.sin(forward)
-    out = points_mm * scale
-    x, y = out[:, 0].copy(), out[:, 1].copy()
-    out[:, 0] = origin[0] + y * cos - x * sin
-    out[:, 1] = origin[1] + y * sin + x * cos
-    return out
-
-
-def _direction(sideways: float, down: float) -> np.ndarray:
-    return np.array([np.sin(sideways) * np.cos(down), np.cos(sideways) * np.cos(down), -np.sin(down)])
+    lengths = np.concatenate([THUMB_BONES_MM[None], BONES_MM])
+    lengths[:, 2] += TIP_PAD * np.append(THUMB_RADII_MM[3], FINGER_RADII_MM[:, 3])
+    roots = np.concatenate([THUMB_BASE_MM[None], KNUCKLES_MM])
+    steps = np.cumsum(lengths[..., None] * bones(grip)[0], axis=1)
+    chains = np.concatenate([roots[:, None], roots[:, None] + steps], axis=1)
+    return np.concatenate([np.zeros((1, 3)), chains.reshape(20, 3)])

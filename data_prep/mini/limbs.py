@@ -1,14 +1,20 @@
-"""Painting a hand: tapered capsules, z-buffered, lit, with dark rims so that separate fingers can be told apart."""
+"""Painting a hand: tapered capsules, z-buffered, lit, with dark rims so that separate fingers can be told apart.
 
+All lengths are pixels of the layer that is painted, which may be coarser than the picture.
+"""
+
+import math
 from dataclasses import dataclass
 
 import cv2
 import numpy as np
 
 Box = tuple[int, int, int, int]
+Mark = tuple[float, ...]  # x, y, the 2 × 2 matrix from pixels off (x, y) to 1 at the mark's edge, strength in [0, 1]
 
-_NEAR = 20.0  # pixels beyond a capsule in which it is still felt: rim shadow, blur
-_MELT = 14.0  # pixels of height within which melting limbs mix
+RIM_MM = 4.2  # width of the dark rim
+_FELT_MM = 7.0  # beyond a capsule, its shadow and blur are still felt
+_MELT_MM = 8.0  # of height, within which melting limbs mix
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -21,59 +27,90 @@ class Limb:
         melts: (M, 3) points where the limb melts into a neighbour, and the radius, pixels, within which it has neither
             rim nor shadow.
         colour: (3,) RGB in 0..255.
-        dimples: (N, 3) darker spots of skin over the joints: pixel and radius.
-        nail: x, y, radius of the fingertip and (x, y) unit direction of its bone, or None.
+        creases: pairs of dark lines over the joints, at -1 and 1 of each mark's first coordinate.
+        nails: at most one.
+        unit: pixels per millimetre.
+        under: whether it passes behind the object.
     """
 
     ends: np.ndarray
     radii: np.ndarray
     melts: np.ndarray
     colour: np.ndarray
-    dimples: np.ndarray
-    nail: tuple[float, float, float, float, float] | None = None
+    creases: list[Mark]
+    nails: list[Mark]
+    unit: float
+    under: bool = False
+
+    def box(self) -> Box:
+        """x0, y0, x1, y1 of what it can touch, pixels."""
+        grow = self.radii.max() + _FELT_MM * self.unit
+        low, high = self.ends[..., :2].min(axis=(0, 1)) - grow, self.ends[..., :2].max(axis=(0, 1)) + grow
+        return int(low[0]), int(low[1]), int(high[0]) + 1, int(high[1]) + 1
 
     def surface(self, px: np.ndarray, py: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """Signed distance (negative inside) to the union of the capsules, and the height of its surface."""
+        felt = _FELT_MM * self.unit
         sdf = np.full((py.size, px.size), 1e3, np.float32)
-        height = np.full_like(sdf, float(self.ends[..., 2].min()) - 2.5 * _NEAR)
+        height = np.full_like(sdf, float(self.ends[..., 2].min()) - 2.5 * felt)
+        left, top = float(px[0, 0]), float(py[0, 0])
         for (a, b), (ra, rb) in zip(self.ends.tolist(), self.radii.tolist(), strict=True):
-            near = max(ra, rb) + _NEAR
-            cols = slice(*np.searchsorted(px[0], (min(a[0], b[0]) - near, max(a[0], b[0]) + near)))
-            rows = slice(*np.searchsorted(py[:, 0], (min(a[1], b[1]) - near, max(a[1], b[1]) + near)))
-            dx, dy, dz = b[0] - a[0], b[1] - a[1], b[2] - a[2]
+            near = max(ra, rb) + felt
+            cols = slice(max(int(min(a[0], b[0]) - near - left), 0), max(int(max(a[0], b[0]) + near - left) + 1, 0))
+            rows = slice(max(int(min(a[1], b[1]) - near - top), 0), max(int(max(a[1], b[1]) + near - top) + 1, 0))
             rx, ry = px[:, cols] - a[0], py[rows] - a[1]
-            t = (rx * dx + ry * dy) / (dx * dx + dy * dy + 1e-6)
-            np.clip(t, 0, 1, out=t)
-            far = np.sqrt(np.square(rx - t * dx) + np.square(ry - t * dy))
+            if not rx.size or not ry.size:  # this capsule lies beyond the picture's border
+                continue
+            dx, dy, dz = b[0] - a[0], b[1] - a[1], b[2] - a[2]
+            squared = dx * dx + dy * dy + 1e-6
+            t = rx * (dx / squared) + ry * (dy / squared)
+            np.maximum(t, 0, out=t)
+            np.minimum(t, 1, out=t)
+            away = cv2.magnitude(rx - t * dx, ry - t * dy)
             r = ra + t * (rb - ra)
-            away = far - r
-            dome = np.sqrt(np.maximum(-away * (r + far), 0)) - 2.5 * np.maximum(away, 0)
+            dome = np.square(r)
+            dome -= np.square(away)
+            np.maximum(dome, 0, out=dome)
+            np.sqrt(dome, out=dome)
+            away -= r
+            dome *= 0.85
+            dome -= 2.5 * np.maximum(away, 0)
+            dome += t * dz + a[2]
             np.minimum(sdf[rows, cols], away, out=sdf[rows, cols])
-            np.maximum(height[rows, cols], a[2] + t * dz + 0.85 * dome, out=height[rows, cols])
-        return sdf, cv2.GaussianBlur(height, (0, 0), 0.1 * float(self.radii.max()) + 0.8)
+            np.maximum(height[rows, cols], dome, out=height[rows, cols])
+        soft = 0.1 * float(self.radii.max()) + 0.5
+        side = 2 * math.ceil(2 * soft) + 1
+        return sdf, cv2.GaussianBlur(height, (side, side), soft)
 
-    def loose(self, x: np.ndarray, y: np.ndarray) -> np.ndarray:
+    def loose(self, px: np.ndarray, py: np.ndarray) -> np.ndarray:
         """0 where the limb melts into its neighbour, 1 where it stands for itself."""
-        loose = np.ones_like(x)
+        loose = np.ones((py.size, px.size), np.float32)
         for mx, my, reach in self.melts.tolist():
-            far = np.sqrt(np.square(x - mx) + np.square(y - my))
-            loose *= np.clip((far - reach) * (2 / reach), 0, 1)
+            left, top, near = mx - float(px[0, 0]), my - float(py[0, 0]), 1.5 * reach
+            cols = slice(max(int(left - near), 0), max(int(left + near) + 2, 0))
+            rows = slice(max(int(top - near), 0), max(int(top + near) + 2, 0))
+            far = np.sqrt(np.square(px[:, cols] - mx) + np.square(py[rows] - my))
+            loose[rows, cols] *= np.clip(far * (2 / reach) - 2, 0, 1)
         return loose
 
-    def paint(self, x: np.ndarray, y: np.ndarray, lit: np.ndarray) -> np.ndarray:
-        """RGB (N, 3) of pixels under the light `lit`, (N,)."""
-        for cx, cy, radius in self.dimples.tolist():
-            lit = lit * (1 - 0.13 * np.exp((np.square(x - cx) + np.square(y - cy)) * (-4.9 / radius**2)))
+    def paint(self, px: np.ndarray, py: np.ndarray, lit: np.ndarray) -> np.ndarray:
+        """RGB (H, W, 3) of pixels under the light `lit`, (H, W)."""
+        for mark in self.creases:
+            rows, cols, along, across = _square(mark, px, py, 1.8)
+            along -= 1  # two lines
+            np.square(along, out=along)
+            along += across
+            lit[rows, cols] *= 1 - mark[6] * np.exp(along * -1.6)
         colour = _skin(self.colour, lit)
-        if self.nail is None:
-            return colour
-        nx, ny, radius, ax, ay = self.nail
-        along, across = (x - nx) * ax + (y - ny) * ay, (x - nx) * ay - (y - ny) * ax
-        flush = np.exp(-(along * along + across * across) / (2.4 * radius) ** 2)
-        colour *= 1 - flush[:, None] * np.array([0.0, 0.1, 0.1], np.float32)
-        oval = np.square(along / (0.85 * radius)) + np.square(across / (0.62 * radius))
-        plate = np.clip((1.1 - oval) * 4, 0, 0.7)[:, None]
-        return colour + plate * ((0.45 * self.colour + np.array([138, 115, 108], np.float32)) * lit[:, None] - colour)
+        for mark in self.nails:
+            rows, cols, along, across = _square(mark, px, py, 2.5)
+            oval = along + across
+            flush = (0.13 * mark[6]) * np.exp(oval * -0.4)
+            colour[rows, cols] *= 1 - flush[..., None] * np.array([0, 1, 1], np.float32)
+            plate = (np.clip((1.1 - oval) * 3.5, 0, 0.75) * mark[6])[..., None]
+            pale = 0.5 * self.colour + np.array([128, 106, 98], np.float32)
+            colour[rows, cols] += plate * (pale * (0.12 + 0.88 * lit[rows, cols, None]) - colour[rows, cols])
+        return colour
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -86,6 +123,7 @@ class Tube:
         radii: radius at the start, at `elbow` and how much it grows per pixel beyond.
         elbow: pixels from the start.
         colour: (3,) RGB in 0..255.
+        unit: pixels per millimetre.
         length: pixels it runs.
         cloth: folds and a hem.
         stripes: stripes across the cloth.
@@ -96,35 +134,55 @@ class Tube:
     radii: tuple[float, float, float]
     elbow: float
     colour: np.ndarray
+    unit: float
     length: float = 1e4
     cloth: bool = False
     stripes: bool = False
+    under: bool = False
+
+    def touches(self, box: Box) -> bool:
+        """Whether a box lies between the tube's two ends, at least partly."""
+        (sx, sy, _), (ax, ay), felt = self.start.tolist(), self.axis.tolist(), 2 * RIM_MM * self.unit
+        along = [(x - sx) * ax + (y - sy) * ay for x in box[::2] for y in box[1::2]]
+        return max(along) > -felt and min(along) < self.length + felt
+
+    def radius(self, along: np.ndarray) -> np.ndarray:
+        """Radius at distances from the start."""
+        first, at_elbow, growth = self.radii
+        return (
+            first
+            + (at_elbow - first) / self.elbow * np.clip(along, 0, self.elbow)
+            + growth * np.maximum(along - self.elbow, 0)
+        )
 
     def surface(self, px: np.ndarray, py: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """Signed distance and height, as `Limb.surface`."""
         along, across = self._frame(px, py)
-        first, at_elbow, growth = self.radii
-        slope = (at_elbow - first) / self.elbow
-        radius = first + slope * np.clip(along, 0, self.elbow) + growth * np.maximum(along - self.elbow, 0)
+        radius = self.radius(along)
         away = np.abs(across) - radius
         sdf = np.maximum(away, np.maximum(-along, along - self.length))
         dome = 0.85 * np.sqrt(np.maximum(radius * radius - across * across, 0)) - 2 * np.maximum(sdf, 0)
         return sdf, float(self.start[2]) - 0.5 * radius + dome
 
-    def loose(self, x: np.ndarray, y: np.ndarray) -> np.ndarray:
+    def loose(self, px: np.ndarray, py: np.ndarray) -> np.ndarray:
         """As `Limb.loose`; a sleeve stands out everywhere, a forearm only from its first pixels on."""
-        return np.ones_like(x) if self.cloth else np.clip(self._frame(x, y)[0] / 20, 0, 1)
+        if self.cloth:
+            return np.ones((py.size, px.size), np.float32)
+        return np.clip(self._frame(px, py)[0] / (14 * self.unit), 0, 1)
 
-    def paint(self, x: np.ndarray, y: np.ndarray, lit: np.ndarray) -> np.ndarray:
+    def paint(self, px: np.ndarray, py: np.ndarray, lit: np.ndarray) -> np.ndarray:
         """As `Limb.paint`."""
         if not self.cloth:
             return _skin(self.colour, lit)
-        along, across = self._frame(x, y)
-        folds = 1 + 0.07 * np.sin(along * 0.085 + across * 0.05) + 0.05 * np.sin(along * 0.21 - across * 0.09)
-        folds *= 1 - 0.35 * np.exp(-np.square((along - 14) / 2.5)) - 0.3 * np.exp(-np.square(along / 3))
+        along, across = self._frame(px, py)
+        along /= self.unit
+        across /= self.unit
+        folds = 1 + 0.07 * np.sin(along * 0.12 + across * 0.07) + 0.05 * np.sin(along * 0.3 - across * 0.13)
+        folds *= 1 - 0.35 * np.exp(-np.square((along - 10) / 2)) - 0.3 * np.exp(-np.square(along / 2.2))
         if self.stripes:
-            folds *= 1 - 0.35 * (np.sin(along * 0.16) > 0.2)
-        return self.colour * (lit * folds)[:, None]
+            folds *= 1 - 0.35 * (np.sin(along * 0.23) > 0.2)
+        lit *= folds
+        return self.colour * lit[..., None]
 
     def _frame(self, px: np.ndarray, py: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         (sx, sy, _), (ax, ay) = self.start.tolist(), self.axis.tolist()
@@ -133,24 +191,25 @@ class Tube:
 
 
 class HandPainter:
-    """A premultiplied RGBA layer over a window of the picture, with a height per pixel."""
+    """A layer over a window: colour and `under` limbs premultiplied by alpha, and a height per pixel."""
 
     def __init__(self, window: Box, light: np.ndarray) -> None:
         """Start an empty layer.
 
         Args:
-            window: x0, y0, x1, y1 in picture pixels.
+            window: x0, y0, x1, y1 in the layer's pixels.
             light: (3,) unit vector towards the light, z towards the camera.
         """
         self.window = window
-        self.light = light.astype(np.float32)
+        self.light = light
         x0, y0, x1, y1 = window
         self.rgb = np.zeros((y1 - y0, x1 - x0, 3), np.float32)
         self.alpha = np.zeros((y1 - y0, x1 - x0), np.float32)
+        self.under = np.zeros((y1 - y0, x1 - x0), np.float32)
         self.height = np.full((y1 - y0, x1 - x0), -1e4, np.float32)
 
     def paint(self, limb: Limb | Tube, box: Box) -> None:
-        """Paint the part of a limb that lies in a box x0, y0, x1, y1 of picture pixels."""
+        """Paint the part of a limb that lies in a box x0, y0, x1, y1."""
         x0, y0, x1, y1 = self.window
         left, top, right, bottom = max(box[0], x0), max(box[1], y0), min(box[2], x1), min(box[3], y1)
         if right - left < 3 or bottom - top < 3:
@@ -159,52 +218,86 @@ class HandPainter:
         px = np.arange(left - 1, right + 1, dtype=np.float32)[None, :] + np.float32(0.5)
         py = np.arange(top - 1, bottom + 1, dtype=np.float32)[:, None] + np.float32(0.5)
         sdf, height = limb.surface(px, py)
-        slopes = [cv2.Sobel(height, cv2.CV_32F, *d, scale=0.125) for d in ((1, 0), (0, 1))]
-        sdf, height, gx, gy = (np.ascontiguousarray(p[1:-1, 1:-1]) for p in (sdf, height, *slopes))
-        px, py = px[0, 1:-1], py[1:-1, 0]
-        view = np.s_[top - y0 : bottom - y0, left - x0 : right - x0]
-        seen = self.height[view]
-        edge = 6.0 if isinstance(limb, Limb) else 8.0  # width of the dark rim, pixels
-
-        inside = sdf < 0.5
-        under = self.alpha[view] > 0
-        crowded = bool(under.any())
-        if crowded:
-            # what lies lower than a finger is darker beside it
-            y, x = np.nonzero(under & (sdf < 3 * edge) & (seen < height + edge))
-            dark = 0.55 * limb.loose(px[x], py[y]) * np.exp(-np.maximum(sdf[y, x], 0) / edge)
-            self.rgb[view][y, x] *= 1 - dark[:, None]
-            inside &= ~under | (height > seen - _MELT)
-
-        y, x = np.nonzero(inside)
-        here = y * len(px) + x
-        away = sdf.ravel().take(here)
-        loose = limb.loose(px[x], py[y])
-        rim = np.maximum(1 + away / edge, 0)
-        lit = self._lambert(gx.ravel().take(here), gy.ravel().take(here)) * (1 - 0.55 * loose * rim * rim)
-        colour = np.clip(limb.paint(px[x], py[y], lit), 0, 255)
-        cover = np.minimum(0.5 - away, 1)
-        if crowded:
-            rise = height.ravel().take(here) - seen[y, x]
-            above = np.clip(rise / (1 + _MELT * (1 - loose)) + 0.85, 0, 1)
-            cover *= np.where(under[y, x], above, 1)
-        there = (y + (top - y0)) * (x1 - x0) + (x + (left - x0))
-        self._over(there, colour, cover)
+        inner = np.s_[1:-1, 1:-1]
+        lit = self._lambert(*(cv2.Sobel(height, cv2.CV_32F, *d, scale=0.125)[inner] for d in ((1, 0), (0, 1))))
+        sdf, height, px, py = sdf[inner], height[inner], px[:, 1:-1], py[1:-1]
+        edge = RIM_MM * limb.unit
+        loose = limb.loose(px, py)
+        shade = 1 + sdf * (1 / edge)
+        np.maximum(shade, 0, out=shade)
+        np.minimum(shade, 1, out=shade)
+        np.square(shade, out=shade)
+        shade *= loose
+        lit *= 1 - 0.55 * shade
+        cover = 0.5 - sdf
+        np.maximum(cover, 0, out=cover)
+        np.minimum(cover, 1, out=cover)
+        window = np.s_[top - y0 : bottom - y0, left - x0 : right - x0]
+        rgb, alpha, under, seen = self.rgb[window], self.alpha[window], self.under[window], self.height[window]
+        colour = limb.paint(px, py, lit)
+        if alpha.any():
+            above = (height - seen) / (1 + _MELT_MM * limb.unit * (1 - loose)) + 0.85
+            np.maximum(above, 0, out=above)
+            np.minimum(above, 1, out=above)
+            cover *= above
+            # what lies lower than a limb is darker beside it
+            dark = cv2.exp(np.minimum(sdf * (-1 / edge), 0))
+            dark *= loose
+            dark *= seen < height + edge
+            dark *= -0.55
+            dark += 1
+            rgb *= cv2.merge([dark * (1 - cover)] * 3)
+        rgb += colour * cv2.merge([cover] * 3)
+        alpha += cover * (1 - alpha)
+        under += cover * (limb.under - under)
         np.maximum(seen, height, out=seen, where=sdf < 0)
 
-    def _over(self, there: np.ndarray, colour: np.ndarray, cover: np.ndarray) -> None:
-        """Lay colours (N, 3) over the layer's pixels `there` (N,), counted row by row."""
-        rgb, alpha = self.rgb.reshape(-1, 3), self.alpha.reshape(-1)
-        behind = rgb.take(there, axis=0)
-        rgb[there] = behind + cover[:, None] * (colour - behind)
-        alpha[there] += cover * (1 - alpha.take(there))
+    def under_share(self) -> np.ndarray:
+        """Share of each pixel's hand that belongs to an `under` limb, (H, W); it reaches a pixel beyond the edge."""
+        share = self.under / np.maximum(self.alpha, 1e-3)
+        return np.where(self.alpha > 1e-3, share, cv2.dilate(share, np.ones((3, 3), np.uint8)))
 
     def _lambert(self, gx: np.ndarray, gy: np.ndarray) -> np.ndarray:
         lx, ly, lz = self.light.tolist()
-        return 0.42 + 0.68 * np.maximum((lz - lx * gx - ly * gy) / np.sqrt(1 + gx * gx + gy * gy), 0)
+        facing = lz - lx * gx - ly * gy
+        facing /= np.sqrt(1 + gx * gx + gy * gy)
+        np.maximum(facing, 0, out=facing)
+        facing *= 0.68
+        facing += 0.42
+        return facing
+
+
+def facing_mark(centre: list[float], along: list[float], across: list[float], strength: float) -> list[Mark]:
+    """A flat oval on the skin, as the camera sees it.
+
+    Args:
+        centre: x, y and perhaps more, its centre, pixels.
+        along: half its length as a vector in the picture, x and y.
+        across: half its width, likewise.
+        strength: in [0, 1], for how much it faces the camera; nothing is left of a mark that does not.
+    """
+    det = along[0] * across[1] - along[1] * across[0]
+    if strength < 0.05 or abs(det) < 0.1:
+        return []
+    return [(*centre[:2], across[1] / det, -across[0] / det, -along[1] / det, along[0] / det, strength)]
+
+
+def _square(mark: Mark, px: np.ndarray, py: np.ndarray, reach: float) -> tuple[slice, slice, np.ndarray, np.ndarray]:
+    """Rows and columns within `reach` of a mark, and there the squares of its own two coordinates."""
+    x, y, a, b, c, d, _ = mark
+    det = abs(a * d - b * c)
+    wide, high = reach * math.hypot(b, d) / det, reach * math.hypot(a, c) / det
+    left, top = x - float(px[0, 0]), y - float(py[0, 0])
+    cols = slice(max(int(left - wide), 0), max(int(left + wide) + 2, 0))
+    rows = slice(max(int(top - high), 0), max(int(top + high) + 2, 0))
+    rx, ry = px[:, cols] - np.float32(x), py[rows] - np.float32(y)
+    return rows, cols, np.square(a * rx + b * ry), np.square(c * rx + d * ry)
 
 
 def _skin(colour: np.ndarray, lit: np.ndarray) -> np.ndarray:
     half = np.minimum(lit, 1)
     half = half * (1 - half)  # half-shaded skin is redder
-    return np.stack([colour[0] * lit + 35 * half, colour[1] * lit, colour[2] * lit - 13 * half], axis=1)
+    r, g, b = colour.tolist()
+    return cv2.merge(
+        [np.minimum(r * lit + 38 * half, 255), np.minimum(g * lit, 255), np.maximum(b * lit - 12 * half, 0)]
+    )

@@ -1,26 +1,67 @@
-"""One clip of the mini world: a table, an object lying still, and a fresh hand in every frame."""
+"""One clip of the mini world: a table, an object lying still, and a fresh hand in every contact frame."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
-from typing import Literal
+from typing import Literal, get_args
 
 import cv2
 import numpy as np
 
-from data_prep.mini.affordance import Grasp, draw_grasp
-from data_prep.mini.arm import Skin, draw_skin, paint_arm
-from data_prep.mini.limbs import HandPainter
-from data_prep.mini.objects import CATEGORIES, INSTANCES, Thing, draw_thing, paint_thing
-from data_prep.mini.table import SIZE, draw_table
+from data_prep.mini.affordance import Grasp, Side, draw_grasp
+from data_prep.mini.arm import Arm, Skin, draw_skin, paint_arm
+from data_prep.mini.canvas import Painted, lay
+from data_prep.mini.clutter import Scene, draw_clutter
+from data_prep.mini.objects import INSTANCES, Thing, draw_thing, paint_thing
+from data_prep.mini.table import draw_table
+from data_prep.mini.view import SIZE, View, draw_view
 
 Event = Literal["rest", "Reachout", "Grasp", "Pickup", "carry", "putdown", "Stop"]
+Split = Literal["all", "train", "seen", "unseen", "category", "clutter"]
 
 CONTACT_EVENTS: tuple[Event, ...] = ("Grasp", "Pickup", "carry", "putdown")
 BORDERS = {1: (0, 0), 2: (15, 3), 3: (15, 30), 4: (15, 3)}  # camera: black columns left, black rows at the bottom
-MAX_CLIPS = 28_800  # beyond it sequence names would repeat
+MAX_CLIPS = 5_760  # beyond it sequence names would repeat
 MIN_FRAMES = 8
+BUCKET = 8
+KETTLE = 12
+TRAIN_CATEGORIES = (2, 1, 7, 5, 13)
+SEEN_INSTANCES = 36  # of each category; the others are `unseen`
+CLUTTER_SHARE = 0.35
+SCALE = 1.41  # pixels per millimetre at the middle row; a clip of its own would be a cause that no picture shows
 _COARSE = 4  # shadows are drawn at this fraction of the size
 _REACH = 64  # pixels by which a shadow leaves the hand's window
+_AWAY = 320.0  # pixels from which a hand comes, and to which it goes
+_TRUTH_STREAM, _NOISE_STREAM, _LEFT_STREAM = 2_000_000, 1_000_000, 3_000_000  # beside the frames' numbers
+
+
+@dataclass(frozen=True)
+class Roster:
+    """Which clips a split is made of.
+
+    Attributes:
+        categories: HOI4D's class ids, taken in turn.
+        first: the first instance of each category.
+        last: the last one.
+        stream: number that keeps the split's clips apart from the others'.
+        clutter: share of the clips whose object lies among others.
+    """
+
+    categories: tuple[int, ...]
+    first: int
+    last: int
+    stream: int
+    clutter: float = CLUTTER_SHARE
+
+
+ROSTERS: dict[Split, Roster] = {
+    "all": Roster((*TRAIN_CATEGORIES, KETTLE), 1, INSTANCES, 0),
+    "train": Roster(TRAIN_CATEGORIES, 1, SEEN_INSTANCES, 1),
+    "seen": Roster(TRAIN_CATEGORIES, 1, SEEN_INSTANCES, 2),
+    "unseen": Roster(TRAIN_CATEGORIES, SEEN_INSTANCES + 1, INSTANCES, 3),
+    "category": Roster((KETTLE,), 1, INSTANCES, 4),
+    "clutter": Roster(TRAIN_CATEGORIES, SEEN_INSTANCES + 1, INSTANCES, 5, clutter=1.0),
+}
+assert set(ROSTERS) == set(get_args(Split))
 
 
 @dataclass(frozen=True)
@@ -29,8 +70,9 @@ class Frame:
 
     Attributes:
         rgb: uint8 (1080, 1920, 3).
-        window: x0, y0, x1, y1 of the part of the picture that holds the hand; None without a hand.
-        hand: bool, hand, forearm and sleeve within the window; None without a hand.
+        window: x0, y0, x1, y1 of the part of the picture that differs from a frame without a hand, even numbers; None
+            without a hand.
+        hand: bool, the visible pixels of hand, forearm and sleeve within the window; None without a hand.
         grasp: how the hand was drawn; None without a hand.
     """
 
@@ -46,7 +88,7 @@ class Frame:
 
     @property
     def hand_mask(self) -> np.ndarray:
-        """Hand, forearm and sleeve, bool (1080, 1920)."""
+        """Visible pixels of hand, forearm and sleeve, bool (1080, 1920)."""
         mask = np.zeros((SIZE[1], SIZE[0]), bool)
         if self.window is not None:
             x0, y0, x1, y1 = self.window
@@ -55,31 +97,47 @@ class Frame:
 
 
 class Clip:
-    """One sequence; everything in it follows from (seed, index)."""
+    """One sequence; everything in it follows from (seed, split, index) and its traps.
 
-    def __init__(self, seed: int, index: int, frames: int) -> None:
+    Attributes:
+        category: HOI4D's class id.
+        instance: number of the object inside its category.
+        camera: 1 to 4.
+        scene: whether the object lies alone or among clutter.
+        side: the hand that grasps.
+        view: camera and light.
+        thing: the object.
+        skin: whose hand it is.
+    """
+
+    def __init__(
+        self, seed: int, index: int, frames: int, split: Split = "all", traps: frozenset[str] = frozenset()
+    ) -> None:
         """Draw the clip's set-up; pictures are drawn when they are asked for.
 
         Args:
-            seed: the world's seed, ≥ 0.
+            seed: the world's seed, ≥ 0; an object's looks depend on it and on (category, instance) alone.
             index: the clip's number, in [0, MAX_CLIPS).
             frames: number of frames, ≥ MIN_FRAMES.
+            split: which clips are drawn.
+            traps: those that show in the pictures: `black_borders`; `left_hand`, a bucket grasped by a left hand;
+                `unlabelled_left_hand`, a second hand that lies still on the table in every frame.
         """
-        self.seed, self.index, self.frames = seed, index, frames
-        rng = np.random.default_rng(np.random.SeedSequence([seed, index]))
-        self.category = list(CATEGORIES)[index % len(CATEGORIES)]
-        self.instance = 1 + (index // len(CATEGORIES)) % INSTANCES
+        roster = ROSTERS[split]
+        self.seed, self.index, self.frames, self.split, self.traps = seed, index, frames, split, traps
+        self._stream = (seed, roster.stream, index)
+        rng = np.random.default_rng(np.random.SeedSequence([*self._stream]))
+        turn, place = divmod(index, len(roster.categories))
+        self.category = BUCKET if "left_hand" in traps else roster.categories[place]
+        self.instance = roster.first + turn % (roster.last - roster.first + 1)
+        self.side: Side = "left" if "left_hand" in traps else "right"
         self.camera = int(rng.integers(1, 5))
         self.task = int(rng.integers(1, 3))
-        azimuth = rng.uniform(0, 2 * np.pi)
-        slant = np.radians(rng.uniform(30, 48))
-        light = [np.sin(slant) * np.cos(azimuth), np.sin(slant) * np.sin(azimuth), np.cos(slant)]
-        self.light = np.array(light, np.float32)
-        self.tint = (rng.uniform(0.9, 1.06) * (1 + rng.normal(0, 0.016, 3))).astype(np.float32)
-        self.thing: Thing = draw_thing(seed, self.category, self.instance, rng)
-        self.skin: Skin = draw_skin(rng, self.tint)
-        self.scale = float(rng.uniform(1.32, 1.5))  # pixels per millimetre
-        self._table_rng = rng
+        self.scene: Scene = "clutter" if rng.random() < roster.clutter else "alone"
+        self.view: View = draw_view(rng)
+        self.thing: Thing = draw_thing(seed, self.category, self.instance, rng, self.view)
+        self.skin: Skin = draw_skin(rng, self.view.tint)
+        self._scenery_rng = rng
 
     @property
     def sequence(self) -> str:
@@ -87,6 +145,12 @@ class Clip:
         room, layout = 1 + self.index * 37 % 384, 1 + self.index // 384 % 5
         c, n = f"C{self.category}", f"N{self.instance:02d}"
         return f"ZY2021080000{self.camera}/H{self.camera}/{c}/{n}/S{room}/s{layout:02d}/T{self.task}"
+
+    @property
+    def valid(self) -> tuple[int, int, int, int]:
+        """x0, y0, x1, y1 of the part of a frame that holds picture."""
+        columns, rows = BORDERS[self.camera] if "black_borders" in self.traps else (0, 0)
+        return columns, 0, SIZE[0], SIZE[1] - rows
 
     @cached_property
     def events(self) -> list[tuple[Event, int, int]]:
@@ -102,84 +166,169 @@ class Clip:
         return next(name for name, begin, end in self.events if begin <= frame < end)
 
     @cached_property
-    def _still(self) -> tuple[np.ndarray, np.ndarray]:
-        """The picture without a hand, uint8 RGB, and the object's mask, bool."""
-        table = draw_table(self.light, self._table_rng, self.tint)
-        canvas, left, top = paint_thing(self.thing, self.light)
-        side = canvas.alpha.shape[0]
-        view = np.s_[top : top + side, left : left + side]
-        table[view] *= _shadow(canvas.alpha, self.light, lift=16.0)[..., None]
-        table[view] += canvas.alpha[..., None] * (canvas.rgb * self.tint - table[view])
-        table[view] = cv2.GaussianBlur(table[view], (0, 0), 0.8)
-        still = cv2.add(table, self._noise, dtype=cv2.CV_8U)
-        blacken(still, self.camera)
-        cover = np.zeros((SIZE[1], SIZE[0]), np.float32)
-        cover[view] = canvas.alpha
-        mask = cover > 0.5
-        blacken(mask, self.camera)
-        return still, mask
+    def _painted(self) -> Painted:
+        return paint_thing(self.thing, self.view)
+
+    @cached_property
+    def _still(self) -> np.ndarray:
+        table = draw_table(self.view, self._scenery_rng)
+        for painted in (*draw_clutter(self.seed, self.thing, self.view, self._scenery_rng, self.scene), self._painted):
+            lay(table, painted)
+        still = cv2.GaussianBlur(cv2.convertScaleAbs(table), (0, 0), 0.8)
+        still = cv2.add(still, self._noise, dtype=cv2.CV_8U)
+        self._blacken(still)
+        return still
 
     @cached_property
     def _noise(self) -> np.ndarray:
-        rng = np.random.default_rng(np.random.SeedSequence([self.seed, self.index, 1_000_000]))
+        rng = np.random.default_rng(np.random.SeedSequence([*self._stream, _NOISE_STREAM]))
         quarter = rng.normal(0, 1.6, (SIZE[1] // 2, SIZE[0] // 2)).astype(np.float32)
         return cv2.merge([np.tile(quarter, (2, 2))] * 3)
 
     @property
     def clean(self) -> np.ndarray:
         """The picture without any hand, uint8 (1080, 1920, 3)."""
-        return self._still[0]
+        return self._still
 
-    @property
+    @cached_property
+    def background(self) -> np.ndarray:
+        """What a frame shows before the grasping hand is laid on it: `clean`, and an unlabelled hand on the table."""
+        if "unlabelled_left_hand" not in self.traps:
+            return self._still
+        rng = np.random.default_rng(np.random.SeedSequence([*self._stream, _LEFT_STREAM]))
+        resting = draw_grasp(self.thing, self.view, SCALE, rng, side="left")
+        aside = np.array([-rng.uniform(300, 380), rng.uniform(120, 200), 0])
+        resting = replace(resting, joints=resting.joints + aside, under=frozenset())
+        return self.draw(resting).rgb
+
+    @cached_property
     def object_mask(self) -> np.ndarray:
         """All of the object, hidden or not, bool (1080, 1920)."""
-        return self._still[1]
+        mask = self.cover("object") > 0.5
+        self._blacken(mask)
+        return mask
+
+    def cover(self, part: Literal["object", "handle"]) -> np.ndarray:
+        """Cover of the object, or of its handle alone, float32 (1080, 1920) in [0, 1]."""
+        painted = self._painted
+        cover = np.zeros((SIZE[1], SIZE[0]), np.float32)
+        inside, canvas = _overlap(painted)
+        cover[inside] = (painted.cover if part == "object" else painted.handle)[canvas]
+        return cover
+
+    @cached_property
+    def _covers(self) -> dict[Literal["object", "handle"], np.ndarray]:
+        return {"object": self.cover("object"), "handle": self.cover("handle")}
+
+    @cached_property
+    def contact_frames(self) -> range:
+        """Frames in which the hand is at the object."""
+        spans = [(begin, end) for name, begin, end in self.events if name in CONTACT_EVENTS]
+        return range(spans[0][0], spans[-1][1])
+
+    def truth_rng(self) -> np.random.Generator:
+        """A generator of the clip's own for draws that are in none of its frames."""
+        return np.random.default_rng(np.random.SeedSequence([*self._stream, _TRUTH_STREAM]))
+
+    def draw_grasp(self, rng: np.random.Generator) -> Grasp:
+        """Draw a grasp of this clip's object from the rules: the true conditional distribution."""
+        return draw_grasp(self.thing, self.view, SCALE, rng, side=self.side)
 
     def grasp(self, frame: int) -> Grasp | None:
-        """The hand of a frame: none at rest, away from the object in Reachout and Stop, else a fresh draw."""
-        event = self.event(frame)
+        """The hand of a frame.
+
+        None at rest; a draw of the frame's own in contact; before and after it, the first or last of these on a smooth
+        way to or from the object.
+        """
+        event, contact = self.event(frame), self.contact_frames
         if event == "rest":
             return None
-        rng = np.random.default_rng(np.random.SeedSequence([self.seed, self.index, frame]))
-        away = 0.0 if event in CONTACT_EVENTS else rng.uniform(190, 280)
-        return draw_grasp(self.thing, self.scale, rng, away)
+        nearest = min(max(frame, contact[0]), contact[-1])
+        grasp = self.draw_grasp(np.random.default_rng(np.random.SeedSequence([*self._stream, nearest])))
+        if frame == nearest:
+            return grasp
+        begin, end = next((begin, end) for name, begin, end in self.events if name == event)
+        share = abs(frame - nearest) / (end - begin + 1)
+        away = _AWAY * share * share * (3 - 2 * share)
+        back = away * np.array([np.cos(grasp.forearm), np.sin(grasp.forearm), 0])
+        return replace(grasp, joints=grasp.joints + back, under=frozenset())
 
     def frame(self, frame: int) -> Frame:
         """Draw one frame, in [0, frames)."""
-        rgb = self.clean.copy()
         grasp = self.grasp(frame)
-        if grasp is None:
-            return Frame(rgb)
-        arm = paint_arm(grasp.grip, grasp.joints, grasp.forearm, grasp.scale, self.skin, self.light, SIZE)
-        self._lay(rgb, arm)
-        blacken(rgb, self.camera)
-        x0, y0, x1, y1 = arm.window
-        visible = np.zeros((SIZE[1], SIZE[0]), bool)
-        visible[y0:y1, x0:x1] = arm.alpha > 0.5
-        blacken(visible, self.camera)
-        return Frame(rgb, arm.window, visible[y0:y1, x0:x1], grasp)
+        return Frame(self.background.copy()) if grasp is None else self.draw(grasp, self.background)
 
-    def _lay(self, rgb: np.ndarray, arm: HandPainter) -> None:
-        """Lay a painted arm and its shadow into a picture, in place."""
+    def draw(self, grasp: Grasp, background: np.ndarray | None = None, missing: frozenset[int] = frozenset()) -> Frame:
+        """Draw a frame with a given hand.
+
+        Args:
+            grasp: the hand.
+            background: uint8 (1080, 1920, 3), what it is laid on; `clean` by default.
+            missing: digits that are left out, 0 thumb to 4 little finger.
+        """
+        rgb = (self.clean if background is None else background).copy()
+        arm = paint_arm(grasp, self.skin, self.view.light, missing)
+        window, visible = self._lay(rgb, arm, grasp)
+        self._blacken(rgb)
+        x0, y0, x1, y1 = window
+        shown = np.zeros((SIZE[1], SIZE[0]), bool)
+        shown[y0:y1, x0:x1] = visible > 0.5
+        self._blacken(shown)
+        return Frame(rgb, window, shown[y0:y1, x0:x1], grasp)
+
+    def _lay(self, rgb: np.ndarray, arm: Arm, grasp: Grasp) -> tuple[tuple[int, int, int, int], np.ndarray]:
+        """Lay a painted arm and its shadow into a picture, in place.
+
+        Returns:
+            The window of the picture that changed, and the arm's visible share of its pixels, float32.
+        """
         x0, y0, x1, y1 = arm.window
-        left, top, right, bottom = max(x0 - _REACH, 0), max(y0 - _REACH, 0), x1 + _REACH, y1 + _REACH
+        left, top = max(x0 - _REACH, 0) & ~1, max(y0 - _REACH, 0) & ~1
+        right, bottom = min((x1 + _REACH + 1) & ~1, SIZE[0]), min((y1 + _REACH + 1) & ~1, SIZE[1])
         patch = rgb[top:bottom, left:right]
-        cover = np.zeros(patch.shape[:2], np.float32)
         inner = np.s_[y0 - top : y1 - top, x0 - left : x1 - left]
-        cover[inner] = arm.alpha
-        through = _shadow(cover, self.light, lift=30.0) * (1 - cover)
-        kept = cv2.convertScaleAbs(through, alpha=255)
+        if grasp.under:
+            self._hide(arm, grasp)
+        visible = np.zeros(patch.shape[:2], np.float32)
+        visible[inner] = arm.alpha
+        kept = _shadow(visible, self.view.light, lift=30.0)  # what is hidden throws none on what hides it
+        cv2.multiply(kept, 1 - visible, dst=kept)
+        kept = cv2.convertScaleAbs(kept, alpha=255)
         cv2.multiply(patch, cv2.merge([kept] * 3), dst=patch, scale=1 / 255)
         seen = (arm.alpha > 0).view(np.uint8)
         shown = cv2.add(arm.rgb, self._noise[y0:y1, x0:x1], mask=seen, dtype=cv2.CV_8U)
         cv2.add(patch[inner], shown, dst=patch[inner])
+        return (left, top, right, bottom), visible
+
+    def _hide(self, arm: Arm, grasp: Grasp) -> None:
+        """Take away from a painted arm, in place, what of its `under` digits the object hides."""
+        inside, _ = _overlap(self._painted)
+        rows = slice(max(inside[0].start, arm.window[1]), min(inside[0].stop, arm.window[3]))
+        columns = slice(max(inside[1].start, arm.window[0]), min(inside[1].stop, arm.window[2]))
+        if rows.start >= rows.stop or columns.start >= columns.stop:
+            return
+        own = np.s_[
+            rows.start - arm.window[1] : rows.stop - arm.window[1],
+            columns.start - arm.window[0] : columns.stop - arm.window[0],
+        ]
+        shown = 1 - arm.under[own] * self._covers[grasp.hidden_by][rows, columns]
+        arm.alpha[own] *= shown
+        arm.rgb[own] *= cv2.merge([shown] * 3)
+
+    def _blacken(self, picture: np.ndarray) -> None:
+        """Blacken the camera's border in place: HOI4D's released frames are shifted."""
+        left, _, _, bottom = self.valid
+        picture[:, :left] = 0
+        picture[bottom:] = 0
 
 
-def blacken(picture: np.ndarray, camera: int) -> None:
-    """Blacken a camera's border in place: HOI4D's released frames are shifted."""
-    columns, rows = BORDERS[camera]
-    picture[:, :columns] = 0
-    picture[SIZE[1] - rows :] = 0
+def _overlap(painted: Painted) -> tuple[tuple[slice, slice], tuple[slice, slice]]:
+    """The part of the picture that a painted thing lies on, and the same part of its canvas."""
+    height, width = painted.cover.shape
+    x0, y0 = max(painted.left, 0), max(painted.top, 0)
+    x1, y1 = min(painted.left + width, SIZE[0]), min(painted.top + height, SIZE[1])
+    canvas = np.s_[y0 - painted.top : y1 - painted.top, x0 - painted.left : x1 - painted.left]
+    return np.s_[y0:y1, x0:x1], canvas
 
 
 def _shadow(cover: np.ndarray, light: np.ndarray, lift: float) -> np.ndarray:

@@ -37,7 +37,8 @@ def augment(batch: dict[str, Any], settings: Augment, seed: int) -> dict[str, An
     """Augment a float batch.
 
     Args:
-        batch: pictures (B, C, S, S) in [-1, 1], masks in {0, 1}, `layout` (B, 5), `epoch` and `index` (B,).
+        batch: pictures (B, C, S, S) in [-1, 1], masks in {0, 1}, `layout` (B, 5), `keypoints` (B, 21, 2),
+            `epoch` and `index` (B,).
         settings: probabilities and ranges.
         seed: of the experiment.
 
@@ -54,6 +55,8 @@ def augment(batch: dict[str, Any], settings: Augment, seed: int) -> dict[str, An
         flip = draws[:, 4] < settings.flip
         batch["layout"] = crop_layout(batch["layout"], box)
         batch["layout"] = torch.where(flip[:, None], flip_layout(batch["layout"]), batch["layout"])
+        if "keypoints" in batch:
+            batch["keypoints"] = crop_points(batch["keypoints"], box, flip)
         for name in PICTURES:
             if name in batch:
                 batch[name] = warp(batch[name], box, flip, nearest=name in ("hand", "object"))
@@ -70,6 +73,13 @@ def crop_boxes(area: float, draws: Tensor) -> Tensor:
     half = (area + (1 - area) * draws[:, 0]).sqrt()
     centre = (2 * draws[:, 1:3] - 1) * (1 - half)[:, None]
     return torch.cat([centre - half[:, None], centre + half[:, None]], dim=1)
+
+
+def crop_points(points: Tensor, box: Tensor, flip: Tensor) -> Tensor:
+    """Express points (B, N, 2) in the NDC of windows `box` (B, 4), then mirror where `flip` (B,)."""
+    low, high = box[:, None, :2], box[:, None, 2:]
+    points = (2 * points - low - high) / (high - low)
+    return torch.where(flip[:, None, None], points * points.new_tensor([-1, 1]), points)
 
 
 def warp(pictures: Tensor, box: Tensor, flip: Tensor, nearest: bool) -> Tensor:

@@ -13,7 +13,7 @@ from torch.utils.data import DataLoader, Dataset, Sampler, default_collate
 
 from hoi_lightning.data.augment import Augment, augment
 from hoi_lightning.data.reader import ShardIndex, Split
-from hoi_lightning.data.sample import Field
+from hoi_lightning.data.sample import Field, SampleInfo
 from hoi_lightning.errors import InputError
 
 EVALUATION_FIELDS: tuple[Field, ...] = ("hoi", "obj", "hand", "object")
@@ -48,6 +48,8 @@ class HO3Pairs(Dataset[dict[str, Any]]):
             pixels = getattr(sample, name)
             if pixels is not None:
                 item[name] = torch.from_numpy(pixels.reshape(*pixels.shape[:2], -1)).permute(2, 0, 1)
+        if sample.hand is not None:
+            item["keypoints"] = _keypoints(sample.info, len(sample.hand))
         if self.latents:
             item |= {f"{name}_latents": latents for name, latents in self.index.latents(i).items()}
         return item
@@ -89,7 +91,8 @@ class HoiDataModule(LightningDataModule):
     """HO3Pairs for training and evaluation.
 
     Batches reach the task as float tensors on the device: pictures (B, 3, S, S) in [-1, 1], masks (B, 1, S, S) in
-    {0, 1}, `layout` (B, 5), `key` and `category` as lists.
+    {0, 1}, `layout` (B, 5), `key` and `category` as lists; beside `hand` the `keypoints` (B, 21, 2), NDC,
+    NaN where unknown.
 
     Args:
         shards: folder that `make shards` wrote.
@@ -201,6 +204,12 @@ class HoiDataModule(LightningDataModule):
             pin_memory=torch.cuda.is_available(),
             persistent_workers=self.num_workers > 0,
         )
+
+
+def _keypoints(info: SampleInfo, side: int) -> Tensor:
+    if info.keypoints is None:
+        return torch.full((21, 2), torch.nan)
+    return torch.tensor(info.keypoints) * 2 / side - 1
 
 
 def _to_float(name: str, value: Any, image_size: int | None) -> Any:

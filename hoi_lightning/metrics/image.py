@@ -1,8 +1,8 @@
 """Distances between sets of pictures (Fréchet) and between two pictures (perceptual, PSNR).
 
 Two networks are known by name: Inception-v3 makes `fid`, AlexNet with the calibrated heads makes `lpips`. Their weights
-are never downloaded. Where a file is absent, a random network takes its place and the figure is called `fd_random` or
-`lpips_random`: same mathematics, other features, comparable only among runs of this version, at one picture size.
+are never downloaded. Where a file is absent, the mini feature network (`metrics.mini`) takes its place, and the figure
+is called `fd_mini` or `lpips_mini`: same mathematics, other features, comparable only where that network is the same.
 """
 
 import hashlib
@@ -14,10 +14,10 @@ from pathlib import Path
 import numpy as np
 import torch
 from PIL import Image
-from torch import Tensor, nn
-from torch.nn import functional as F
+from torch import Tensor
 
 from hoi_lightning.errors import InputError
+from hoi_lightning.metrics.mini import MiniFeatures
 
 INCEPTION = "weights-inception-2015-12-05-6726825d.pth"
 ALEXNET = "alexnet-owt-7be5be79.pth"
@@ -92,52 +92,6 @@ class FeatureStatistics:
         return self._scatter / (self.count - 1)
 
 
-class RandomFeatures(nn.Module):
-    """A small convolutional network with fixed random weights: a stand-in where trained feature networks are absent.
-
-    It is not trained and what it measures is not FID or LPIPS. Weights come from a generator of their own, so that
-    building it leaves the global random state alone.
-    """
-
-    SEED = 20250
-    WIDTHS = (3, 24, 48, 64, 64)
-
-    def __init__(self) -> None:
-        super().__init__()
-        generator = torch.Generator().manual_seed(self.SEED)
-        for stage, (fan_in, width) in enumerate(zip(self.WIDTHS, self.WIDTHS[1:], strict=False)):
-            weight = torch.randn(width, fan_in, 3, 3, generator=generator) * (2 / (9 * fan_in)) ** 0.5
-            self.register_buffer(f"weight{stage}", weight)
-
-    @property
-    def num_features(self) -> int:
-        """Length of the feature vector; torchmetrics reads it by this name."""
-        return self.WIDTHS[-1]
-
-    def stages(self, pictures: Tensor) -> list[Tensor]:
-        """Activations of each stage for uint8 pictures (B, 3, H, W)."""
-        x = pictures.float() / 127.5 - 1
-        activations = []
-        for stage in range(len(self.WIDTHS) - 1):
-            x = F.relu(F.conv2d(x, self.get_buffer(f"weight{stage}"), stride=2, padding=1))
-            activations.append(x)
-        return activations
-
-    def forward(self, pictures: Tensor) -> Tensor:
-        """Feature vectors (B, num_features) of uint8 pictures (B, 3, H, W)."""
-        return self.stages(pictures)[-1].mean(dim=(2, 3))
-
-    def distance(self, fake: Tensor, real: Tensor) -> Tensor:
-        """Squared distance of the unit-normalised activations, averaged over places and stages: (B,), in [0, 2]."""
-        pairs = zip(self.stages(fake), self.stages(real), strict=True)
-        return torch.stack(
-            [
-                (F.normalize(f, dim=1) - F.normalize(r, dim=1)).square().sum(dim=1).mean(dim=(1, 2))  # (B,)
-                for f, r in pairs
-            ]
-        ).mean(dim=0)
-
-
 Network = Callable[..., Tensor]
 
 
@@ -145,8 +99,8 @@ class ImageMetrics:
     """A Fréchet distance and a perceptual distance over a stream of (sampled, real) pictures.
 
     Attributes:
-        fd_name: `fid`, or `fd_random` without the Inception weights.
-        lpips_name: `lpips`, or `lpips_random` without the AlexNet weights.
+        fd_name: `fid`, or `fd_mini` without the Inception weights.
+        lpips_name: `lpips`, or `lpips_mini` without the AlexNet weights.
     """
 
     def __init__(
@@ -223,19 +177,20 @@ def image_metrics(device: torch.device | str = "cpu") -> ImageMetrics:
     warning says which is absent. The global random state is left alone, so that a resumed run stays exact.
 
     Raises:
-        InputError: a weight file is there, but its content is not what its name says.
+        InputError: a weight file is there, but its content is not what its name says; or the mini network is absent.
     """
     device = torch.device(device)
-    stand_in = RandomFeatures().to(device)
-    inception, alexnet = _weights(INCEPTION, "fid", "fd_random"), _weights(ALEXNET, "lpips", "lpips_random")
+    inception, alexnet = _weights(INCEPTION, "fid", "fd_mini"), _weights(ALEXNET, "lpips", "lpips_mini")
+    if inception is None or alexnet is None:
+        mini = MiniFeatures.from_folder().to(device)
     with torch.random.fork_rng(devices=[]):
-        features = stand_in if inception is None else _inception(inception, device)
-        distance = stand_in.distance if alexnet is None else _lpips(device)
+        features = mini if inception is None else _inception(inception, device)
+        distance = mini.distance if alexnet is None else _lpips(device)
     return ImageMetrics(
         features,
         distance,
-        fd_name="fd_random" if inception is None else "fid",
-        lpips_name="lpips_random" if alexnet is None else "lpips",
+        fd_name="fd_mini" if inception is None else "fid",
+        lpips_name="lpips_mini" if alexnet is None else "lpips",
         device=device,
     )
 
@@ -259,7 +214,7 @@ def _lpips(device: torch.device) -> Network:
 def _weights(name: str, figure: str, stand_in: str) -> Path | None:
     path = Path(torch.hub.get_dir()) / "checkpoints" / name
     if not path.is_file():
-        _say_once(f"{figure} needs {path}, which is absent: reporting {stand_in}, a fixed random network, instead")
+        _say_once(f"{figure} needs {path}, which is absent: reporting {stand_in}, by the mini feature network, instead")
         return None
     with path.open("rb") as file:
         digest = hashlib.file_digest(file, "sha256").hexdigest()
