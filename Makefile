@@ -74,7 +74,8 @@ mini-metrics: $(READY)  ## train hoi_lightning/weights/mini-metrics afresh and s
 	$(PY) -m data_prep build --hoi4d $(MINI)/hoi4d --out $(MINI)/ho3pairs --remover opencv --size 128
 	$(FIT) -c configs/mini/metrics.yaml --trainer.default_root_dir $(MINI) --data.shards $(MINI)/ho3pairs --run metrics --ckpt_path last
 	mkdir -p hoi_lightning/weights/mini-metrics
-	cp $(MINI)/metrics/mini-metrics/* hoi_lightning/weights/mini-metrics/
+	cp $(MINI)/metrics/mini-metrics/* $(MINI)/metrics/config.yaml hoi_lightning/weights/mini-metrics/
+	cp $(MINI)/metrics/csv/version_0/metrics.csv hoi_lightning/weights/mini-metrics/log.csv
 	$(PY) -m data_prep demo $(MINI)/distorted --clips 12 --frames 8 --seed 1 --distortions
 	$(PY) -m hoi_lightning bench metrics --pictures $(MINI)/distorted/distortions --out $(MINI)/bench
 

@@ -6,6 +6,8 @@ from pathlib import Path
 import pytest
 
 from data_prep.__main__ import VERBS as DATA_PREP_VERBS
+from data_prep.mini.affordance import RULES
+from data_prep.mini.traps import TRAPS
 from hoi_lightning.__main__ import FIT_VERBS, VERBS
 
 ROOT = Path(__file__).parent.parent
@@ -29,3 +31,11 @@ def test_commands_and_configs_exist() -> None:
         assert (ROOT / config).is_file(), config
     targets = set(re.findall(r"^([a-z-]+):", (ROOT / "Makefile").read_text(), re.MULTILINE))
     assert set(re.findall(r"`?make ([a-z]+)`?", text)) <= targets
+
+
+def test_the_mini_world_s_page_tells_its_rules_and_traps() -> None:
+    text = (ROOT / "docs/mini_world.md").read_text()
+    told = re.findall(r"^\| (\w+) \| ([\w-]+) \| (\d\.\d\d) \|", text, re.MULTILINE)
+    rules = [(category, rule.name, f"{rule.share:.2f}") for category, rules in RULES.items() for rule in rules]
+    assert told == rules
+    assert re.findall(r"^\| `(\w+)` \| [^|]+ \| [^|]+ \| ", text, re.MULTILINE) == list(TRAPS)
