@@ -6,11 +6,13 @@ VENV := .venv
 PY := $(VENV)/bin/python
 READY := $(VENV)/.ready
 
-# Where `make demo` works; HOI4D, OUT, SIZE and REMOVER are `make shards`' own.
+# Where `make demo` works, on what, and the steps of its fits; HOI4D, OUT, SIZE and REMOVER are `make shards`' own.
 DEMO ?= runs/demo
 CLIPS ?= 128
 FRAMES ?= 24
 SEED ?= 0
+STEPS ?= 1500
+FUSION_STEPS ?= 3000
 HOI4D ?= $(DEMO)/hoi4d
 OUT ?= $(if $(filter $(DEMO)/hoi4d,$(HOI4D)),$(DEMO)/ho3pairs,data/ho3pairs)
 SIZE ?= $(if $(filter $(DEMO)/hoi4d,$(HOI4D)),128,512)
@@ -44,19 +46,19 @@ $(DEMO)/ho3pairs/manifest.json: $(DEMO)/hoi4d/demo.json
 	$(PY) -m data_prep build --hoi4d $(DEMO)/hoi4d --out $(DEMO)/ho3pairs --remover opencv --size 128 --seed $(SEED)
 
 $(DEMO)/vae/done: | $(DEMO)/ho3pairs/manifest.json
-	$(FIT) -c configs/mini/vae.yaml $(HERE) --run vae
+	$(FIT) -c configs/mini/vae.yaml $(HERE) --run vae --trainer.max_steps $(STEPS)
 	touch $@
 
 $(DEMO)/latents.done: $(DEMO)/vae/done
-	$(PY) -m data_prep latents --shards $(DEMO)/ho3pairs --vae $(DEMO)/vae/base
+	$(PY) -m data_prep latents $(DEMO)/ho3pairs --vae $(DEMO)/vae/base --overwrite
 	touch $@
 
 $(DEMO)/masknet/done: | $(DEMO)/latents.done
-	$(FIT) -c configs/mini/masknet.yaml $(HERE) --run masknet
+	$(FIT) -c configs/mini/masknet.yaml $(HERE) --run masknet --trainer.max_steps $(STEPS)
 	touch $@
 
 $(DEMO)/fusionnet/done: | $(DEMO)/latents.done
-	$(FIT) -c configs/mini/fusionnet.yaml $(HERE) --run fusionnet --model.pretrained $(DEMO)/vae/base
+	$(FIT) -c configs/mini/fusionnet.yaml $(HERE) --run fusionnet --model.pretrained $(DEMO)/vae/base --trainer.max_steps $(FUSION_STEPS)
 	touch $@
 
 $(DEMO)/report.html: $(DEMO)/masknet/done $(DEMO)/fusionnet/done

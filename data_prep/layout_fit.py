@@ -3,16 +3,17 @@
 import numpy as np
 import torch
 
-from data_prep.hoi4d import HEIGHT, WIDTH, Box
+from data_prep.sources import Box
 from hoi_lightning.hand_proxy import Layout, crop_layout, fit_layout, proxy_iou
 
 SHRINK = 4  # source pixels to one of `whole_hand`
 
 
 def whole_hand(hand: np.ndarray) -> np.ndarray:
-    """Shrink a frame's hand mask, bool (1080, 1920), by `SHRINK` and make it square, with nothing below the frame."""
-    square = np.zeros((WIDTH // SHRINK, WIDTH // SHRINK), bool)
-    square[: HEIGHT // SHRINK] = hand[SHRINK // 2 :: SHRINK, SHRINK // 2 :: SHRINK]
+    """Shrink a frame's hand mask, bool (H, W), by `SHRINK` and make it square, with nothing outside the frame."""
+    small = hand[SHRINK // 2 :: SHRINK, SHRINK // 2 :: SHRINK]
+    square = np.zeros((-(-max(hand.shape) // SHRINK),) * 2, bool)
+    square[: small.shape[0], : small.shape[1]] = small
     return square
 
 
@@ -33,8 +34,8 @@ def fit_crop_layout(
 ) -> tuple[Layout, float]:
     """Fit the layout of one hand and measure how well its proxy covers it.
 
-    With keypoints the fit sees the whole frame: a crop that cuts the forearm off would turn its direction. Without,
-    it sees the crop, where the hand is large.
+    The direction comes from the whole frame: a crop that cuts the forearm off would turn it. So does the box where
+    there are keypoints; without, it is estimated in the crop, where the hand is large.
 
     Args:
         hand: bool (S, S), the hand with its forearm in the crop, not empty.
@@ -46,9 +47,11 @@ def fit_crop_layout(
         The layout in the crop's NDC and the IoU of its proxy with the mask there.
     """
     if keypoints is None:
-        layout = fit_layout(hand)
+        scale = hand.shape[0] / (crop[2] - crop[0])
+        centroid = ((np.argwhere(whole)[:, ::-1].mean(0) + 0.5) * SHRINK - crop[:2]) * scale if whole.any() else None
+        layout = fit_layout(hand, centroid=centroid)
     else:
-        window = torch.tensor(crop, dtype=torch.float64) / (WIDTH / 2) - 1
+        window = torch.tensor(crop, dtype=torch.float64) / (whole.shape[0] * SHRINK / 2) - 1
         in_frame = fit_layout(whole, (keypoints + 0.5) / SHRINK).to_tensor().double()
         layout = Layout.from_tensor(crop_layout(in_frame, window))
     return layout, proxy_iou(layout, hand)

@@ -6,10 +6,15 @@ Whatever the remover, pixels outside its hole are the video's own, to the bit.
 import hashlib
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Literal, Protocol
 
 import cv2
 import numpy as np
+
+from hoi_lightning.errors import InputError
+
+RemoverName = Literal["opencv", "diffusion"]
+DEFAULT_WEIGHTS = "stable-diffusion-v1-5/stable-diffusion-inpainting"
 
 HOLE_MARGIN = 0.012  # of the crop's side: swallows soft edges and the contact shadow
 SHADOW_MARGIN = 0.03  # of the side, off the objects: a shadow at the hole's edge would be painted all through it
@@ -27,6 +32,7 @@ class RemovalRequest:
         hole: bool (S, S), what must be replaced; contains `hand`.
         objects: bool (S, S), the visible pixels of all labelled objects.
         plate: uint8 (S, S, 3), the same window of the clip at a moment without hands, or None.
+        category: clean name of what the crop shows, e.g. `ToyCar`.
     """
 
     key: str
@@ -35,6 +41,7 @@ class RemovalRequest:
     hole: np.ndarray
     objects: np.ndarray
     plate: np.ndarray | None = None
+    category: str = "object"
 
 
 @dataclass(frozen=True, eq=False)
@@ -45,11 +52,15 @@ class Removed:
         obj: uint8 (S, S, 3).
         hole: bool (S, S), contains the request's; outside it `obj` equals `hoi`.
         name: what did it, `remover:method`.
+        sdedit: SDEdit copy of `obj`, uint8 (S, S, 3), or None.
+        sdedit_level: its noise level as a share of the schedule, in (0, 1], or None.
     """
 
     obj: np.ndarray
     hole: np.ndarray
     name: str
+    sdedit: np.ndarray | None = None
+    sdedit_level: float | None = None
 
 
 class HandRemover(Protocol):
@@ -58,6 +69,46 @@ class HandRemover(Protocol):
     def __call__(self, requests: Iterable[RemovalRequest]) -> Iterator[Removed]:
         """Remove the hands from each crop."""
         ...
+
+
+def open_remover(
+    name: RemoverName,
+    *,
+    size: int,
+    weights: str | None,
+    sdedit: float | None,
+    batch_size: int,
+    device: str,
+    seed: int,
+) -> HandRemover:
+    """Open a hand remover; a diffusion checkpoint is loaded where it, or the SDEdit copy, needs one.
+
+    Args:
+        name: `opencv` takes clean plates or Telea's inpainting, `diffusion` always paints.
+        size: side of the crops in pixels.
+        weights: hub id or local folder of a diffusers inpainting pipeline; None = `DEFAULT_WEIGHTS` for `diffusion`.
+        sdedit: noise level of the SDEdit copy as a share of the schedule, in (0, 1], or None for no copy.
+        batch_size: crops painted together; the last batch is filled up, so that bytes do not depend on their number.
+        device: `auto`, `cpu`, `cuda`, `cuda:1`, …
+        seed: of the diffusion, together with the sample key.
+
+    Raises:
+        InputError: the level is out of range, SDEdit lacks a checkpoint, or the checkpoint does not open.
+    """
+    if sdedit is not None and not 0 < sdedit <= 1:
+        raise InputError(f"--sdedit {sdedit}: give a share of the noise schedule above 0 and up to 1, or none")
+    if name == "opencv" and sdedit is None:
+        return OpenCVRemover()
+    if name == "opencv" and weights is None:
+        raise InputError(
+            f"--sdedit {sdedit}: with --remover opencv it needs a diffusion checkpoint; "
+            "give --remover-weights or --sdedit none"
+        )
+    from data_prep.diffusion_remover import DiffusionRemover, Inpainter, SDEditRemover
+
+    inpainter = Inpainter(weights or DEFAULT_WEIGHTS, size=size, batch_size=batch_size, device=device, seed=seed)
+    remover: HandRemover = OpenCVRemover() if name == "opencv" else DiffusionRemover(inpainter)
+    return remover if sdedit is None else SDEditRemover(remover, inpainter, sdedit)
 
 
 class OpenCVRemover:
@@ -91,7 +142,7 @@ class OpenCVRemover:
         hole = request.hole | dilate(_connected(shadow, request.hole), round(2 * sigma))
         if hole.all() or difference[~hole].mean() > self.max_difference:
             return None
-        return Removed(_paste(request, hole, request.plate), hole, "opencv:plate")
+        return Removed(paste(request, hole, request.plate), hole, "opencv:plate")
 
 
 def hole_around(hand: np.ndarray, crop_side: int) -> np.ndarray:
@@ -105,16 +156,42 @@ def hole_around(hand: np.ndarray, crop_side: int) -> np.ndarray:
     return dilate(hand, max(1, round(max(HOLE_MARGIN, MIN_HOLE_MARGIN / crop_side) * size)))
 
 
+def shadow_hole(request: RemovalRequest) -> np.ndarray:
+    """The request's hole with the hand's shadow, except on the objects: bool (S, S)."""
+    margin = round(SHADOW_MARGIN * request.hole.shape[0])
+    return request.hole | (dilate(request.hand, margin) & ~request.objects)
+
+
+def seed_of(name: str) -> int:
+    """A seed below 2^64 that belongs to a name, the same on every machine."""
+    return int.from_bytes(hashlib.sha256(name.encode()).digest()[:8], "little")
+
+
 def dilate(region: np.ndarray, radius: int) -> np.ndarray:
     """All pixels of a bool (H, W) within `radius` pixels of the region."""
     return _dilate(region, cv2.getStructuringElement(cv2.MORPH_ELLIPSE, (2 * radius + 1,) * 2))
+
+
+def paste(request: RemovalRequest, hole: np.ndarray, painted: np.ndarray) -> np.ndarray:
+    """Blend `painted` into the hole; the feather lies between the hole's edge and the hand.
+
+    Args:
+        request: whose `hoi` is kept, to the bit, outside the hole.
+        hole: bool (S, S), contains the request's.
+        painted: uint8 (S, S, 3).
+    """
+    depth = cv2.distanceTransform(hole.view(np.uint8), cv2.DIST_L2, 3)
+    feather = max(1.0, float(depth[request.hand].min(initial=hole.shape[0])))
+    weight = np.minimum(depth / feather, 1)
+    blend = cv2.blendLinear(painted, request.hoi, weight, 1 - weight)
+    return np.asarray(cv2.copyTo(blend, hole.view(np.uint8), request.hoi.copy()))
 
 
 def _inpaint(request: RemovalRequest, working_size: int = 256) -> Removed:
     """Telea's fast marching at a small size, with the grain of the surroundings."""
     size = request.hole.shape[0]
     small = (min(size, working_size),) * 2
-    wide = request.hole | (dilate(request.hand, round(SHADOW_MARGIN * size)) & ~request.objects)
+    wide = shadow_hole(request)
     hole = (cv2.resize(wide.astype(np.float32), small, interpolation=cv2.INTER_AREA) > 0).view(np.uint8)
     picture = cv2.resize(request.hoi, small, interpolation=cv2.INTER_AREA)
     painted = cv2.inpaint(picture, hole, 3, cv2.INPAINT_TELEA)
@@ -124,19 +201,9 @@ def _inpaint(request: RemovalRequest, working_size: int = 256) -> Removed:
         grain = request.hoi[ring].astype(np.float32) - _blur(request.hoi, 1.0)[ring]
         # Median instead of mean: edges in the ring are not grain.
         sigma = 1.4826 * float(np.median(np.abs(grain)))
-        seed = int.from_bytes(hashlib.sha256(request.key.encode()).digest()[:8], "little")
-        noise = np.random.default_rng(seed).standard_normal((size, size, 1), np.float32) * sigma
+        noise = np.random.default_rng(seed_of(request.key)).standard_normal((size, size, 1), np.float32) * sigma
         painted = (painted + noise).round().clip(0, 255).astype(np.uint8)
-    return Removed(_paste(request, wide, painted), wide, "opencv:telea")
-
-
-def _paste(request: RemovalRequest, hole: np.ndarray, painted: np.ndarray) -> np.ndarray:
-    """Blend `painted` into the hole; the feather lies between the hole's edge and the hand."""
-    depth = cv2.distanceTransform(hole.view(np.uint8), cv2.DIST_L2, 3)
-    feather = max(1.0, float(depth[request.hand].min(initial=hole.shape[0])))
-    weight = np.minimum(depth / feather, 1)
-    blend = cv2.blendLinear(painted, request.hoi, weight, 1 - weight)
-    return np.asarray(cv2.copyTo(blend, hole.view(np.uint8), request.hoi.copy()))
+    return Removed(paste(request, wide, painted), wide, "opencv:telea")
 
 
 def _connected(region: np.ndarray, to: np.ndarray) -> np.ndarray:

@@ -1,112 +1,25 @@
-"""Shards: one part per clip while building, then one global shuffle into WebDataset tars, and the manifest last.
+"""Shards: one global shuffle of all parts' samples into WebDataset tars, and the manifest last.
 
 The bytes depend on the input and the settings alone, not on the number of workers, nor on how often the build was
 interrupted: a part is a finished clip, appears under its name at once, and is never written twice.
 """
 
 import hashlib
-import io
-import json
-import os
 import tarfile
 from collections import Counter
-from collections.abc import Iterable, Sequence
-from dataclasses import asdict, dataclass
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import Any, get_args
 
 import numpy as np
-import webdataset as wds
 
-from data_prep import hoi4d
-from data_prep.hoi4d import Fault
-from data_prep.pairing import Drop, KeypointState, PairSettings, make_pairs, plan_clip
-from data_prep.remove_hand import HandRemover
-from hoi_lightning.data.sample import SCHEMA, encode
+from data_prep.output import Replacing
+from data_prep.pairing import KeypointState
+from data_prep.parts import Part
+from hoi_lightning.data.sample import SCHEMA
 
 SPLITS = ("train", "val", "test")
 SPLIT_RULE = "by (category, instance), seeded per category"
-
-_LEDGER = "ledger"
-
-
-@dataclass(frozen=True)
-class Span:
-    """Where a sample's members lie in a part: a byte range that is a tar without its end."""
-
-    key: str
-    part: Path
-    start: int
-    stop: int
-
-
-@dataclass(frozen=True)
-class Part:
-    """A finished clip.
-
-    Attributes:
-        instance: `Category/instance`.
-        spans: its samples.
-        drops: its ledger, `Drop`s as dictionaries.
-        num_seen: frames looked at.
-        keypoints: number of samples by state of their keypoints.
-    """
-
-    instance: str
-    spans: list[Span]
-    drops: list[dict[str, Any]]
-    num_seen: int
-    keypoints: dict[str, int]
-
-
-def part_path(folder: Path, sequence: hoi4d.Sequence) -> Path:
-    """Where a clip's part lies."""
-    return folder / f"{sequence.name.replace('/', '_')}.tar"
-
-
-def write_part(sequence: hoi4d.Sequence, settings: PairSettings, remover: HandRemover, path: Path) -> None:
-    """Make a clip's pairs and write them, with its ledger, into one tar that appears when it is complete."""
-    drops: list[Drop] = []
-    keypoints: Counter[KeypointState] = Counter()
-    num_seen = 0
-    with Replacing(path) as file, wds.TarWriter(file, encoder=False, mtime=0) as tar:
-        try:
-            clip = plan_clip(sequence, settings)
-            num_seen, drops = clip.num_seen, clip.drops
-            for outcome in make_pairs(sequence, clip.pairs, settings, remover):
-                if isinstance(outcome, Drop):
-                    drops.append(outcome)
-                    continue
-                sample, state = outcome
-                keypoints[state] += 1
-                tar.write(encode(sample))
-        except Fault as fault:
-            drops = [Drop.of(sequence, None, fault)]
-        ledger = {
-            "instance": f"{sequence.category}/{sequence.instance}",
-            "drops": [asdict(drop) for drop in sorted(drops, key=lambda drop: drop.frame or 0)],
-            "num_seen": num_seen,
-            "keypoints": keypoints,
-        }
-        tar.write({"__key__": _LEDGER, "json": json.dumps(ledger).encode()})
-
-
-def read_part(path: Path) -> Part:
-    """Index a part without reading its pictures."""
-    spans: list[Span] = []
-    with tarfile.open(path, "r:") as tar:
-        for member in tar:
-            key = member.name.partition(".")[0]
-            if key == _LEDGER:
-                file = tar.extractfile(member)
-                assert file is not None
-                return Part(spans=spans, **json.load(file))
-            stop = member.offset_data + -(-member.size // tarfile.BLOCKSIZE) * tarfile.BLOCKSIZE
-            if spans and spans[-1].key == key:
-                spans[-1] = Span(key, path, spans[-1].start, stop)
-            else:
-                spans.append(Span(key, path, member.offset, stop))
-    raise ValueError(f"{path} has no ledger")
 
 
 def assign_splits(instances: Iterable[str], fractions: tuple[float, float], seed: int) -> dict[str, str]:
@@ -133,7 +46,12 @@ def assign_splits(instances: Iterable[str], fractions: tuple[float, float], seed
 
 
 def write_shards(
-    out: Path, parts: Sequence[Part], splits: dict[str, str], seed: int, samples_per_shard: int
+    out: Path,
+    parts: Sequence[Part],
+    splits: dict[str, str],
+    seed: int,
+    samples_per_shard: int,
+    progress: Callable[[int], object] | None = None,
 ) -> list[dict[str, Any]]:
     """Shuffle all samples of each split over its shards.
 
@@ -143,23 +61,49 @@ def write_shards(
         splits: split of each `Category/instance`.
         seed: of the shuffle.
         samples_per_shard: at most so many go into one; shards of a split differ by one sample at most.
+        progress: told the number of samples of each finished shard.
 
     Returns:
         The manifest's list: name, split, count, bytes and sha256 of each shard.
     """
+    # The order before the shuffle is that of the keys, which are a clip's name, `_f` and the frame.
+    parts = sorted(parts, key=lambda part: f"{part.path.stem}_f")
     shards: list[dict[str, Any]] = []
     for split in SPLITS:
-        spans = [span for part in parts if splits.get(part.instance) == split for span in part.spans]
-        spans.sort(key=lambda span: span.key)
-        order = _generator(seed, split).permutation(len(spans))
-        num_shards = -(-len(spans) // samples_per_shard)
-        for number, chosen in enumerate(np.array_split(order, num_shards) if num_shards else []):
+        chosen = [(number, part) for number, part in enumerate(parts) if splits.get(part.instance) == split]
+        rows = [np.c_[np.full(len(part.samples), number), part.samples[:, 1:]] for number, part in chosen]
+        table = np.concatenate([np.empty((0, 3), np.int64), *rows])  # part, first byte, byte after the last
+        table = table[_generator(seed, split).permutation(len(table))]
+        num_shards = -(-len(table) // samples_per_shard)
+        for number, rows_here in enumerate(np.array_split(table, num_shards) if num_shards else []):
             path = out / f"{split}-{number:06d}.tar"
-            with Replacing(path) as file, wds.TarWriter(file, encoder=False, mtime=0) as tar:
-                for index in chosen:
-                    tar.write(_read_span(spans[index]))
-            shards.append(shard_record(path, split, len(chosen)))
+            digest, size = _write_tar(
+                path, [(parts[part].path, start, stop) for part, start, stop in rows_here.tolist()]
+            )
+            shards.append({"name": path.name, "split": split, "count": len(rows_here), "bytes": size, "sha256": digest})
+            if progress is not None:
+                progress(len(rows_here))
     return shards
+
+
+def _write_tar(path: Path, spans: Sequence[tuple[Path, int, int]]) -> tuple[str, int]:
+    """Join byte ranges of tars into one; returns its sha256 and size."""
+    digest, size = hashlib.sha256(), 0
+    with Replacing(path) as file:
+        for part, start, stop in spans:
+            with part.open("rb", buffering=0) as source:
+                source.seek(start)
+                data = source.read(stop - start)
+            if len(data) != stop - start:
+                raise ValueError(f"{part} is shorter than its record says")
+            file.write(data)
+            digest.update(data)
+            size += len(data)
+        # A tar ends with two empty blocks, filled up to a whole record.
+        end = bytes(-(-(size + 2 * tarfile.BLOCKSIZE) // tarfile.RECORDSIZE) * tarfile.RECORDSIZE - size)
+        file.write(end)
+        digest.update(end)
+    return digest.hexdigest(), size + len(end)
 
 
 def shard_record(path: Path, split: str, count: int) -> dict[str, Any]:
@@ -170,67 +114,25 @@ def shard_record(path: Path, split: str, count: int) -> dict[str, Any]:
 
 
 def manifest(
-    parts: Sequence[Part], splits: dict[str, str], shards: list[dict[str, Any]], drops: list[dict[str, Any]]
+    parts: Sequence[Part], splits: dict[str, str], shards: list[dict[str, Any]], dropped: Counter[str]
 ) -> dict[str, Any]:
     """Count what is in the shards and what was given up; the caller adds settings and `run`."""
     counts: dict[str, Counter[str]] = {split: Counter() for split in SPLITS}
     for part in parts:
-        if part.spans:
-            counts[splits[part.instance]][part.instance.partition("/")[0]] += len(part.spans)
+        if len(part.samples):
+            counts[splits[part.instance]][part.instance.partition("/")[0]] += len(part.samples)
     return {
         "schema": SCHEMA,
         "split_rule": SPLIT_RULE,
         "shards": shards,
         "counts": {split: dict(sorted(counter.items())) for split, counter in counts.items()},
-        "dropped": dict(sorted(Counter(drop["reason"] for drop in drops).items())),
+        "dropped": dict(sorted(dropped.items())),
         "frames": {
             "seen": sum(part.num_seen for part in parts),
-            "kept": sum(len(part.spans) for part in parts),
+            "kept": sum(len(part.samples) for part in parts),
         },
-        "keypoints": {state: sum(part.keypoints.get(state, 0) for part in parts) for state in get_args(KeypointState)},
+        "keypoints": {state: sum(part.keypoints[state] for part in parts) for state in get_args(KeypointState)},
     }
-
-
-def write_text(path: Path, text: str) -> None:
-    """Write a file that appears when it is complete."""
-    with Replacing(path) as file:
-        file.write(text.encode())
-
-
-class Replacing:
-    """A file that takes its name when it is closed without an error; a broken-off one leaves nothing behind.
-
-    Args:
-        path: its name; what bears it now stays until then.
-    """
-
-    def __init__(self, path: Path) -> None:
-        self.path = path
-        self.temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-
-    def __enter__(self) -> io.BufferedWriter:
-        """Open the temporary file."""
-        self.file = self.temporary.open("wb")
-        return self.file
-
-    def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
-        """Rename it, or remove it after an error."""
-        self.file.close()
-        if kind is None:
-            os.replace(self.temporary, self.path)
-        else:
-            self.temporary.unlink(missing_ok=True)
-
-
-def _read_span(span: Span) -> dict[str, Any]:
-    with span.part.open("rb") as file:
-        file.seek(span.start)
-        data = file.read(span.stop - span.start)
-    record: dict[str, Any] = {"__key__": span.key}
-    with tarfile.open(fileobj=io.BytesIO(data), mode="r:") as tar:
-        for member in tar:
-            record[member.name.partition(".")[2]] = data[member.offset_data : member.offset_data + member.size]
-    return record
 
 
 def _shares(fractions: tuple[float, float], total: int) -> tuple[int, int]:

@@ -25,6 +25,8 @@ _P_EPS = 1e-12  # keeps the distance from the centre differentiable at the centr
 _A_EPS = 1e-8  # keeps r > 0
 _SUPERSAMPLING = 4  # of drawn outlines
 _MIN_RADIUS = 0.02  # NDC, of a fitted proxy
+# In widths of the palm: how far the wrist is sought behind where the palm ends, and the flesh about a keypoint.
+_WRIST_REACH, _FLESH = 0.3, 0.05
 _PROXY_LIKE = 0.9  # IoU that a drawn proxy reaches and a hand with fingers does not
 
 
@@ -161,7 +163,7 @@ def contact(layout: Tensor, object_mask: Tensor) -> Tensor:
     return (near & (dx**2 + dy**2 <= (a**2 / 2) ** 2)).flatten(-3).any(-1)
 
 
-def fit_layout(hand: np.ndarray, keypoints: np.ndarray | None = None) -> Layout:
+def fit_layout(hand: np.ndarray, keypoints: np.ndarray | None = None, centroid: np.ndarray | None = None) -> Layout:
     """Find the layout of one hand.
 
     With keypoints: their box gives centre and radius, the mask's centroid the direction. Without: the same box is
@@ -171,6 +173,7 @@ def fit_layout(hand: np.ndarray, keypoints: np.ndarray | None = None) -> Layout:
     Args:
         hand: bool (S, S), hand and forearm.
         keypoints: (21, 2) continuous pixel coordinates, pixel i covering [i, i + 1); None = estimate from the mask.
+        centroid: (2,) in the same coordinates, of the whole hand where `hand` shows a part of it; None = of `hand`.
 
     Raises:
         ValueError: the mask is empty or not square.
@@ -181,17 +184,18 @@ def fit_layout(hand: np.ndarray, keypoints: np.ndarray | None = None) -> Layout:
         raise ValueError("hand mask is empty")
     points = np.argwhere(hand)[:, ::-1] + 0.5
     if keypoints is not None:
-        return _layout_of_box(keypoints, points.mean(0), hand.shape[0])
+        return _layout_of_box(keypoints, points.mean(0) if centroid is None else centroid, hand.shape[0])
     size = hand.shape[0]
+    towards = points.mean(0) if centroid is None else centroid
     # Small enough that torch starts no threads for it: data preparation runs one process per core.
     small, tiny = _resize(hand, min(size, 128)).numpy() > 0.5, _resize(hand, 64)
 
     def iou(layout: Layout) -> float:
         return proxy_iou(layout, small)
 
-    runs = [[_beyond_wrist(points, leave, size) for leave in exits] for exits in _forearm_exits(hand, points)]
+    runs = [[_beyond_wrist(points, leave, towards, size) for leave in exits] for exits in _forearm_exits(hand, points)]
     anatomical = max(runs[0], key=iou)
-    drawn = max((_refine(start, tiny) for starts in runs for start in starts), key=iou)
+    drawn = _refine(max((start for starts in runs for start in starts), key=iou), tiny)
     # A real hand's best cover is not its box: it leaves out spread fingers and follows the sleeve.
     return drawn if iou(drawn) > max(_PROXY_LIKE, iou(anatomical)) else anatomical
 
@@ -288,8 +292,8 @@ def _axis_ends(points: np.ndarray) -> list[np.ndarray]:
     return [centre + along.min() * axis, centre + along.max() * axis]
 
 
-def _beyond_wrist(points: np.ndarray, leave: np.ndarray, size: int) -> Layout:
-    """Layout of the hand end of a mask whose forearm ends at `leave`."""
+def _beyond_wrist(points: np.ndarray, leave: np.ndarray, towards: np.ndarray, size: int) -> Layout:
+    """Layout of the hand end of a mask whose forearm ends at `leave`, pointing towards the hand's centroid."""
     forearm = leave - points.mean(0)
     forearm = forearm / max(np.linalg.norm(forearm), 1e-9)
     depth = points @ forearm
@@ -297,15 +301,28 @@ def _beyond_wrist(points: np.ndarray, leave: np.ndarray, size: int) -> Layout:
     width = np.bincount(depth.astype(int)).astype(float)
     smooth = max(1, len(width) // 24)
     width = np.convolve(np.pad(width, smooth, mode="edge"), np.ones(2 * smooth + 1) / (2 * smooth + 1), mode="valid")
-    wrist = min(_first_narrowing(width), 1.8 * width.max())
-    beyond = points[depth <= wrist]
-    return _layout_of_box(np.concatenate([beyond - 0.5, beyond + 0.5]), points.mean(0), size)
+    wrist, palm = _find_wrist(width)
+    beyond = points[depth <= min(wrist, 1.8 * width.max())]
+    low, high = beyond.min(0) - 0.5, beyond.max(0) + 0.5
+    flesh = np.minimum(_FLESH * palm, (high - low) / 4)
+    return _layout_of_box(np.stack([low + flesh, high - flesh]), towards, size)
 
 
-def _first_narrowing(width: np.ndarray) -> int:
-    """Index where the width has fallen well below its maximum so far."""
+def _find_wrist(width: np.ndarray) -> tuple[int, float]:
+    """Find where the narrowest place behind the palm begins, in widths (N,) from the fingertips on.
+
+    Returns:
+        Index of the wrist, N where nothing narrows, and the palm's width.
+    """
     fallen = np.flatnonzero(width < 0.75 * np.maximum.accumulate(width))
-    return int(fallen[0]) if fallen.size else len(width)
+    if not fallen.size:
+        return len(width), float(width.max())
+    first = int(fallen[0])
+    palm = float(width[:first].max())
+    near = width[first : first + 1 + int(_WRIST_REACH * palm)]
+    wider = np.flatnonzero(near > 1.1 * np.minimum.accumulate(near))  # a sleeve, or the forearm itself
+    near = near[: wider[0]] if wider.size else near
+    return first + int(np.argmax(near <= 1.1 * near.min())), palm
 
 
 def _resize(hand: np.ndarray, size: int) -> Tensor:

@@ -2,6 +2,7 @@
 
 import json
 import pickle
+import zipfile
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -38,6 +39,21 @@ def draw_tree(root: Path, clips=CLIPS) -> Path:
     names = [clip.name for clip in clips]
     (root / "release.txt").write_bytes("\r\n".join([*names, names[0], ""]).encode())
     return root
+
+
+def zip_tree(root: Path, out: Path, packed: int = zipfile.ZIP_DEFLATED) -> Path:
+    """The same tree as it is downloaded; one zip begins with its own folder, one with the cameras, one deeper."""
+    for source, archive, prefix in (
+        ("HOI4D_release", "HOI4D_release", "HOI4D_release/"),
+        ("HOI4D_annotations", "HOI4D_annotations", ""),
+        ("Hand_pose", "HOI4D_Hand_pose", "HOI4D_Hand_pose/Hand_pose/"),
+    ):
+        out.mkdir(exist_ok=True)
+        with zipfile.ZipFile(out / f"{archive}.zip", "w", packed) as file:
+            for path in sorted((root / source).rglob("*")):
+                file.write(path, prefix + path.relative_to(root / source).as_posix())
+    (out / "release.txt").write_bytes((root / "release.txt").read_bytes())
+    return out
 
 
 def draw_clip(root: Path, clip: Clip) -> None:

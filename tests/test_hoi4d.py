@@ -4,6 +4,7 @@ import json
 import os
 import pickle
 import shutil
+import zipfile
 
 import cv2
 import numpy as np
@@ -12,6 +13,11 @@ from PIL import Image
 
 from data_prep import hoi4d
 from data_prep.hoi4d import Fault, Sequence
+from data_prep.pairing import PairSettings, make_pairs, plan_clip
+from data_prep.remove_hand import OpenCVRemover
+from data_prep.sources import Drop, open_source
+from data_prep.zips import ZipPath
+from hoi_lightning.data.sample import encode
 from hoi_lightning.errors import InputError
 from tests import hoi4d_tree
 from tests.hoi4d_tree import CLIPS, Clip
@@ -201,3 +207,88 @@ def test_video_comes_forward_and_whole(tmp_path):
     (tmp_path / "cut.mp4").write_bytes((tmp_path / "v" / "image.mp4").read_bytes()[:500])
     with pytest.raises(Fault, match="undecodable-video"):
         hoi4d.count_frames(tmp_path / "cut.mp4")
+
+
+@pytest.fixture(scope="module")
+def tree(tmp_path_factory):
+    """Two clips, the second with a mask missing in frame 5 and an empty one in frame 6."""
+    root = hoi4d_tree.draw_tree(tmp_path_factory.mktemp("tree"), CLIPS[:2])
+    broken = Sequence(root, CLIPS[1].name)
+    broken.mask(5).unlink()
+    broken.mask(6).write_bytes(b"")
+    return root
+
+
+def outcomes(root):
+    """All that pairing makes of a tree, as bytes, and its ledger without the archives' spelling."""
+    samples, drops = {}, set()
+    clips, left_out = open_source(root).find()
+    settings = PairSettings(64)
+    for clip in clips:
+        plan = plan_clip(pickle.loads(pickle.dumps(clip)), settings)  # as a worker process gets it
+        for outcome in [*plan.drops, *make_pairs(clip, plan.pairs, settings, OpenCVRemover())]:
+            if isinstance(outcome, Drop):
+                path = outcome.path.rpartition("ZY")[2]
+                drops.add((outcome.sequence, outcome.frame, outcome.reason, path, outcome.detail))
+            else:
+                samples[outcome[0].info.key] = encode(outcome[0])
+    return samples, drops, left_out, [clip.num_bytes for clip in clips]
+
+
+@pytest.mark.parametrize("packed", [zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED])
+def test_zips_give_the_very_pairs_of_the_unpacked_tree(tree, tmp_path, packed):
+    expected = outcomes(tree)
+    assert len(expected[0]) == 8
+    zipped = hoi4d_tree.zip_tree(tree, tmp_path / "zipped", packed)
+    assert outcomes(zipped) == expected
+    (zipped / "HOI4D_release.zip").unlink()  # some unpacked, some not
+    shutil.copytree(tree / "HOI4D_release", zipped / "HOI4D_release")
+    assert outcomes(zipped) == expected
+
+
+def test_a_fault_in_a_zip_names_zip_and_member(tree, tmp_path):
+    zipped = hoi4d_tree.zip_tree(tree, tmp_path / "zipped")
+    clip = Sequence(zipped, CLIPS[1].name)
+    with pytest.raises(Fault, match="no-mask") as caught:
+        clip.labels(5)
+    expected = f"HOI4D_annotations.zip!{clip.name}/2Dseg/shift_mask/00005.png"
+    assert Drop.of(clip, 5, caught.value).path == expected
+    with pytest.raises(Fault, match="no-mask-folder") as caught:
+        _ = Sequence(zipped, clip.name.replace("T1", "T2")).mask_folder
+    assert Drop.of(clip, None, caught.value).path.startswith("HOI4D_annotations.zip!ZY20210800003/")
+
+
+def test_members_that_are_damaged_are_faults_and_broken_zips_are_named(tree, tmp_path):
+    zipped = hoi4d_tree.zip_tree(tree, tmp_path / "zipped", zipfile.ZIP_STORED)
+    path = zipped / "HOI4D_annotations.zip"
+    data = bytearray(path.read_bytes())
+    begin = data.index(b"IDAT")
+    data[begin + 8] ^= 255
+    path.write_bytes(data)
+    with pytest.raises(Fault, match="bad-mask"):
+        Sequence(zipped, CLIPS[0].name).labels(0)
+    path.write_bytes(data[: len(data) // 2])
+    with pytest.raises(InputError, match=r"HOI4D_annotations\.zip"):
+        open_source(zipped).find()[0][0].labels(0)
+
+
+def test_zips_with_64_bit_fields_and_junk_in_front_are_read(tmp_path, monkeypatch):
+    monkeypatch.setattr(zipfile, "ZIP_FILECOUNT_LIMIT", 2)
+    monkeypatch.setattr(zipfile, "ZIP64_LIMIT", 10)
+    folders = [f"ZY20210800001/H1/C2/N01/S1/s01/T{task}" for task in (1, 12, 1)]
+    path = tmp_path / "big.zip"
+    path.write_bytes(b"junk" * 5)
+    with zipfile.ZipFile(path, "a", zipfile.ZIP_DEFLATED) as file:
+        for number, folder in enumerate(folders):  # a folder's members need not lie together
+            if number < 2:
+                file.writestr(f"top/{folder}/", b"")
+            file.writestr(f"top/{folder}/2Dseg/mask/{number}.png", bytes([number]) * 50)
+            file.writestr(f"__MACOSX/top/{folder}/2Dseg/mask/._{number}.png", b"")
+    masks = ZipPath(path, f"top/{folders[0]}/2Dseg/mask")
+    assert masks.is_dir()
+    assert sorted(masks.names()) == ["0.png", "2.png"]
+    assert (masks / "2.png").read_bytes() == bytes([2]) * 50
+    assert (ZipPath(path, f"top/{folders[1]}") / "2Dseg/mask/1.png").read_bytes() == bytes([1]) * 50
+    assert not (masks / "1.png").is_file()
+    with pytest.raises(FileNotFoundError):
+        (masks / "1.png").read_bytes()

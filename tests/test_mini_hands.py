@@ -1,5 +1,6 @@
 from dataclasses import replace
 
+import cv2
 import numpy as np
 import pytest
 from scipy.stats import chi2
@@ -9,6 +10,7 @@ from data_prep.mini.arm import SKIN_TONES, Skin, draw_skin, paint_arm
 from data_prep.mini.objects import CATEGORIES, Thing, draw_thing
 from data_prep.mini.silhouette import silhouette
 from data_prep.mini.view import SIZE, View, draw_view
+from data_prep.mini.world import SCALE
 
 TIPS = [4, 8, 12, 16, 20]
 NUMBERS = {name: number for number, name in CATEGORIES.items()}
@@ -22,7 +24,7 @@ def a_scene(category: str, rng: np.random.Generator) -> tuple[Thing, View, Skin]
 def some_grasps(category: str, count: int, seed: int = 0, side: Side = "right") -> list[tuple[Thing, Grasp]]:
     rng = np.random.default_rng(seed)
     thing, view, _ = a_scene(category, rng)
-    return [(thing, draw_grasp(thing, view, 1.4, rng, side=side)) for _ in range(count)]
+    return [(thing, draw_grasp(thing, view, SCALE, rng, side=side)) for _ in range(count)]
 
 
 def own_coordinates(thing: Thing, point: np.ndarray) -> tuple[float, float]:
@@ -94,8 +96,8 @@ def test_a_left_hand_is_a_mirrored_right_one():
     for category in RULES:
         thing, view, skin = a_scene(category, rng)
         twin = replace(thing, centre=np.array([SIZE[0] - thing.centre[0], thing.centre[1]]), angle=np.pi - thing.angle)
-        left = draw_grasp(thing, view, 1.4, np.random.default_rng(8), side="left")
-        right = draw_grasp(twin, view, 1.4, np.random.default_rng(8))
+        left = draw_grasp(thing, view, SCALE, np.random.default_rng(8), side="left")
+        right = draw_grasp(twin, view, SCALE, np.random.default_rng(8))
         assert (left.side, right.side) == ("left", "right")
         np.testing.assert_allclose(left.joints, right.joints * [-1, 1, 1] + [SIZE[0], 0, 0], atol=1e-9)
         np.testing.assert_allclose(mirrored(left).joints, right.joints, atol=1e-9)
@@ -125,7 +127,7 @@ def test_hands_at_the_border_and_beyond_are_painted():
     thing, view, skin = a_scene("Mug", rng)
     for centre in ((20.0, 500.0), (1900.0, 900.0), (900.0, 20.0), (960.0, 1070.0)):
         for away in (0.0, 400.0):
-            grasp = draw_grasp(replace(thing, centre=np.array(centre)), view, 1.4, rng, away)
+            grasp = draw_grasp(replace(thing, centre=np.array(centre)), view, SCALE, rng, away)
             assert np.isfinite(paint_arm(grasp, skin, view.light).rgb).all()
 
 
@@ -135,7 +137,7 @@ def test_silhouettes_agree_with_painted_arms():
     for index in range(84):
         thing, view, skin = a_scene(list(RULES)[index % len(RULES)], rng)
         away = 230.0 if index % 8 == 0 else 0.0
-        grasp = draw_grasp(thing, view, 1.4, rng, away, "left" if index % 5 == 0 else "right")
+        grasp = draw_grasp(thing, view, SCALE, rng, away, "left" if index % 5 == 0 else "right")
         mask = painted_mask(grasp, skin, view.light)
         front, under = silhouette(grasp, skin)
         assert front.shape == under.shape == (135, 240)
@@ -143,6 +145,8 @@ def test_silhouettes_agree_with_painted_arms():
         coarse = mask.reshape(135, 8, 240, 8).mean(axis=(1, 3)) > 0.5
         drawn = front | under
         overlaps.append((coarse & drawn).sum() / (coarse | drawn).sum())
+        edge = cv2.morphologyEx(coarse.astype(np.uint8), cv2.MORPH_GRADIENT, np.ones((3, 3), np.uint8)) > 0
+        assert ((coarse ^ drawn) & ~edge).sum() < 0.005 * coarse.sum()
         turn = centroid_angle(mask, grasp, 1) - centroid_angle(drawn, grasp, 8)
         off.append(abs(np.degrees((turn + np.pi) % (2 * np.pi) - np.pi)))
     assert np.quantile(off, 0.95) < 1.5
@@ -153,7 +157,7 @@ def test_layers_are_in_range_and_only_under_digits_are_under():
     rng = np.random.default_rng(4)
     for category in RULES:
         thing, view, skin = a_scene(category, rng)
-        grasp = draw_grasp(thing, view, 1.4, rng)
+        grasp = draw_grasp(thing, view, SCALE, rng)
         arm = paint_arm(grasp, skin, view.light)
         x0, y0, x1, y1 = arm.window
         assert 0 <= x0 < x1 <= SIZE[0]
@@ -172,7 +176,7 @@ def test_layers_are_in_range_and_only_under_digits_are_under():
 def test_a_missing_digit_is_not_painted():
     rng = np.random.default_rng(6)
     thing, view, skin = a_scene("Bowl", rng)
-    grasp = draw_grasp(thing, view, 1.4, rng, away=230.0)
+    grasp = draw_grasp(thing, view, SCALE, rng, away=230.0)
     whole = paint_arm(grasp, skin, view.light).alpha
     for digit, tip in enumerate(TIPS):
         arm = paint_arm(grasp, skin, view.light, frozenset({digit}))

@@ -30,6 +30,8 @@ class HO3Pairs(Dataset[dict[str, Any]]):
 
     def __init__(self, index: ShardIndex, fields: tuple[Field, ...], latents: bool = False) -> None:
         self.index, self.fields, self.latents = index, fields, latents
+        if latents:
+            index.open_latents()
 
     def __len__(self) -> int:
         return len(self.index)

@@ -1,5 +1,6 @@
 """The frozen first stage: any diffusers autoencoder, and the small one that the mini world trains."""
 
+import hashlib
 import json
 import logging
 from collections.abc import Sequence
@@ -37,6 +38,13 @@ class Latents:
         return (
             self._on(latents.device).decode(latents / self.vae.config.scaling_factor + self._shift).sample.clamp(-1, 1)
         )
+
+    def fingerprint(self) -> str:
+        """SHA-256 over the sorted weights, each key followed by its values: what cached latents are filed under."""
+        digest = hashlib.sha256()
+        for key, value in sorted(self.vae.state_dict().items()):
+            digest.update(key.encode() + value.cpu().numpy().tobytes())
+        return digest.hexdigest()
 
     @property
     def _shift(self) -> float:

@@ -115,6 +115,23 @@ class FusionNet(HoiTask):
         self.outside_weight, self.hand_weight = outside_weight, hand_weight
         self.timestep_power, self.crop, self.sampler = timestep_power, crop, PRESETS[sampler]
 
+    def setup(self, stage: str) -> None:
+        """Refuse cached latents that another autoencoder made.
+
+        Raises:
+            InputError: it did.
+        """
+        data = self.trainer.datamodule  # type: ignore[attr-defined]
+        if stage != "fit" or not data.latents:
+            return
+        made_by = data.index("train").latents_vae
+        if made_by is not None and made_by["sha256"] != self.latents.fingerprint():
+            raise InputError(
+                f"--data.latents: {data.shards} holds latents of {made_by['id']}, whose weights are not those of "
+                f"--model.pretrained {self.pretrained}; run `python -m data_prep latents {data.shards} --vae "
+                f"{self.pretrained} --overwrite`"
+            )
+
     def hole_mask(self, layouts: Tensor) -> Tensor:
         """The hole of each layout (B, 5): (B, 1, S, S) of {0, 1} at `image_size`."""
         return hole_mask(layouts, self.image_size, self.hole_dilation)
