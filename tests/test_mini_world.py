@@ -13,6 +13,7 @@ import pytest
 
 from data_prep import hoi4d
 from data_prep.mini import demo
+from data_prep.mini.arm import paint_arm
 from data_prep.mini.hoi4d_files import OBJPOSE_LABELS, action_record, object_labels, video_path, write_clip
 from data_prep.mini.objects import CATEGORIES, INSTANCES
 from data_prep.mini.png import blank_rows, encode_png
@@ -282,3 +283,22 @@ def test_sheets_are_pictures(tmp_path: Path, clips: list[Clip]) -> None:
     assert cv2.imread(str(tmp_path / "sheet.png")).shape == (2 * 38, 2 * 70, 3)
     write_truth_sheet(tmp_path / "truth.png", clips[:2], side=64)
     assert cv2.imread(str(tmp_path / "truth.png")).shape[1] == 2 * 70
+
+
+def test_digits_behind_the_object_are_hidden_and_all_else_of_the_hand_is_seen() -> None:
+    hidden = 0
+    for index in range(12):
+        clip = Clip(0, index, FRAMES)
+        for number in clip.contact_frames[:2]:
+            grasp = clip.grasp(number)
+            assert grasp is not None
+            arm = paint_arm(grasp, clip.skin, clip.view.light)
+            x0, y0, x1, y1 = arm.window
+            cover, frame = clip.cover(grasp.hidden_by)[y0:y1, x0:x1], clip.draw(grasp)
+            seen, whole = frame.hand_mask[y0:y1, x0:x1], arm.alpha > 0.99
+            behind = whole & (arm.under > 0.99) & (cover > 0.99)
+            assert not seen[behind].any()
+            assert seen[whole & (arm.under < 0.01)].all()
+            assert seen[whole & (cover < 0.01)].all()
+            hidden += int(behind.sum())
+    assert hidden > 1000
