@@ -277,8 +277,7 @@ def _windows(frame: Frame) -> list[tuple[slice, slice]]:
 
 def _converted(frame: Frame) -> list[np.ndarray]:
     """A frame's window in three planes; none without a hand."""
-    if frame.window is None:
+    if frame.patch is None:
         return []
-    x0, y0, x1, y1 = frame.window
-    window = np.ascontiguousarray(frame.rgb[y0:y1, x0:x1])
-    return _planes(cv2.cvtColor(window, cv2.COLOR_RGB2YUV_I420), x1 - x0, y1 - y0)
+    height, width = frame.patch.shape[:2]
+    return _planes(cv2.cvtColor(frame.patch, cv2.COLOR_RGB2YUV_I420), width, height)

@@ -69,17 +69,28 @@ class Frame:
     """One drawn frame.
 
     Attributes:
-        rgb: uint8 (1080, 1920, 3).
+        background: uint8 (1080, 1920, 3), what it shows outside the window.
         window: x0, y0, x1, y1 of the part of the picture that differs from a frame without a hand, even numbers; None
             without a hand.
+        patch: uint8 (h, w, 3), what it shows within the window; None without a hand.
         hand: bool, the visible pixels of hand, forearm and sleeve within the window; None without a hand.
         grasp: how the hand was drawn; None without a hand.
     """
 
-    rgb: np.ndarray
+    background: np.ndarray
     window: tuple[int, int, int, int] | None = None
+    patch: np.ndarray | None = None
     hand: np.ndarray | None = None
     grasp: Grasp | None = None
+
+    @property
+    def rgb(self) -> np.ndarray:
+        """The whole picture, uint8 (1080, 1920, 3)."""
+        rgb = self.background.copy()
+        if self.window is not None:
+            x0, y0, x1, y1 = self.window
+            rgb[y0:y1, x0:x1] = self.patch
+        return rgb
 
     @property
     def keypoints(self) -> np.ndarray | None:
@@ -256,7 +267,7 @@ class Clip:
     def frame(self, frame: int) -> Frame:
         """Draw one frame, in [0, frames)."""
         grasp = self.grasp(frame)
-        return Frame(self.background.copy()) if grasp is None else self.draw(grasp, self.background)
+        return Frame(self.background) if grasp is None else self.draw(grasp, self.background)
 
     def draw(self, grasp: Grasp, background: np.ndarray | None = None, missing: frozenset[int] = frozenset()) -> Frame:
         """Draw a frame with a given hand.
@@ -266,39 +277,40 @@ class Clip:
             background: uint8 (1080, 1920, 3), what it is laid on; `clean` by default.
             missing: digits that are left out, 0 thumb to 4 little finger.
         """
-        rgb = (self.clean if background is None else background).copy()
+        below = self.clean if background is None else background
         arm = paint_arm(grasp, self.skin, self.view.light, missing)
-        window, visible = self._lay(rgb, arm, grasp)
-        self._blacken(rgb)
-        x0, y0, x1, y1 = window
-        shown = np.zeros((SIZE[1], SIZE[0]), bool)
-        shown[y0:y1, x0:x1] = visible > 0.5
-        self._blacken(shown)
-        return Frame(rgb, window, shown[y0:y1, x0:x1], grasp)
+        window, patch, visible = self._lay(below, arm, grasp)
+        shown = visible > 0.5
+        left, _, _, bottom = self.valid
+        for picture in (patch, shown):  # the camera's border
+            picture[:, : max(left - window[0], 0)] = 0
+            picture[max(bottom - window[1], 0) :] = 0
+        return Frame(below, window, patch, shown, grasp)
 
-    def _lay(self, rgb: np.ndarray, arm: Arm, grasp: Grasp) -> tuple[tuple[int, int, int, int], np.ndarray]:
-        """Lay a painted arm and its shadow into a picture, in place.
+    def _lay(
+        self, below: np.ndarray, arm: Arm, grasp: Grasp
+    ) -> tuple[tuple[int, int, int, int], np.ndarray, np.ndarray]:
+        """Lay a painted arm and its shadow on a picture.
 
         Returns:
-            The window of the picture that changed, and the arm's visible share of its pixels, float32.
+            The window that changes, what it shows then, and the arm's visible share of its pixels, float32.
         """
         x0, y0, x1, y1 = arm.window
         left, top = max(x0 - _REACH, 0) & ~1, max(y0 - _REACH, 0) & ~1
         right, bottom = min((x1 + _REACH + 1) & ~1, SIZE[0]), min((y1 + _REACH + 1) & ~1, SIZE[1])
-        patch = rgb[top:bottom, left:right]
         inner = np.s_[y0 - top : y1 - top, x0 - left : x1 - left]
         if grasp.under:
             self._hide(arm, grasp)
-        visible = np.zeros(patch.shape[:2], np.float32)
+        visible = np.zeros((bottom - top, right - left), np.float32)
         visible[inner] = arm.alpha
         kept = _shadow(visible, self.view.light, lift=30.0)  # what is hidden throws none on what hides it
         cv2.multiply(kept, 1 - visible, dst=kept)
         kept = cv2.convertScaleAbs(kept, alpha=255)
-        cv2.multiply(patch, cv2.merge([kept] * 3), dst=patch, scale=1 / 255)
+        patch = np.asarray(cv2.multiply(below[top:bottom, left:right], cv2.merge([kept] * 3), scale=1 / 255))
         seen = (arm.alpha > 0).view(np.uint8)
         shown = cv2.add(arm.rgb, self._noise[y0:y1, x0:x1], mask=seen, dtype=cv2.CV_8U)
         cv2.add(patch[inner], shown, dst=patch[inner])
-        return (left, top, right, bottom), visible
+        return (left, top, right, bottom), patch, visible
 
     def _hide(self, arm: Arm, grasp: Grasp) -> None:
         """Take away from a painted arm, in place, what of its `under` digits the object hides."""
