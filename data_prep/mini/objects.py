@@ -22,13 +22,13 @@ _MAX_CELLS = 80.0  # per unit: a crop of 2.6 times the object at 512 pixels show
 
 # smallest and largest size in pixels at the middle row
 SIZES = {
-    "Mug": (64, 78),
-    "Bottle": (118, 140),
-    "Bowl": (88, 108),
-    "Bucket": (116, 136),
-    "Kettle": (88, 104),
-    "Knife": (126, 148),
-    "ToyCar": (92, 110),
+    "Mug": (80, 98),
+    "Bottle": (132, 158),
+    "Bowl": (104, 128),
+    "Bucket": (128, 152),
+    "Kettle": (100, 118),
+    "Knife": (140, 164),
+    "ToyCar": (108, 130),
 }
 
 # colours as they occur in kitchens and toy boxes, weighted by repetition
