@@ -21,7 +21,7 @@ import numpy as np
 from hoi_lightning.errors import InputError
 
 if TYPE_CHECKING:
-    from hoi_lightning.data.sample import HOISample, SampleInfo
+    from hoi_lightning.data.sample import HOISample
 
 DRAWS = 2000  # bootstrap replicates
 TELEA = "telea"
@@ -86,6 +86,8 @@ def run(args: argparse.Namespace) -> None:
 
     if args.steps < 1 or args.max_samples < 1:
         raise InputError("--steps and --max-samples: give numbers from 1")
+    if args.truth is not None and not (args.truth / "truth").is_dir():
+        raise InputError(f"--truth {args.truth}: has no truth/; give the folder that `python -m data_prep demo` drew")
     manifest = _manifest(args.shards)
     try:
         args.out.mkdir(parents=True, exist_ok=True)
@@ -236,13 +238,14 @@ def _thumbnails(args: argparse.Namespace, manifest: dict[str, Any], split: Split
 def _kinds(sample: "HOISample", truth: Path | None, override: str | None) -> Iterator[tuple[str, np.ndarray]]:
     """The sample's pictures without a hand, each uint8 (S, S, 3)."""
     from data_prep.remove_hand import OpenCVRemover, RemovalRequest, hole_around
+    from data_prep.truth import clean_picture
 
     assert sample.obj is not None
     assert sample.hoi is not None
     assert sample.hand is not None
     assert sample.object is not None
     if truth is not None:
-        yield "clean", _clean_picture(truth / "truth", sample.info, len(sample.obj))
+        yield "clean", clean_picture(truth / "truth", sample.info, len(sample.obj))
     yield "removed", sample.obj
     if sample.sdedit is not None:
         yield "sdedit", sample.sdedit
@@ -251,19 +254,6 @@ def _kinds(sample: "HOISample", truth: Path | None, override: str | None) -> Ite
         request = RemovalRequest(sample.info.key, sample.hoi, sample.hand, hole, sample.object)
         (removed,) = OpenCVRemover()([request])
         yield TELEA, removed.obj
-
-
-def _clean_picture(folder: Path, info: "SampleInfo", size: int) -> np.ndarray:
-    """The sample's crop of its clip's picture without any hand, uint8 (size, size, 3)."""
-    from data_prep.truth import _clean_crop, _read_clip
-
-    if not folder.is_dir():
-        raise InputError(
-            f"--truth {folder.parent}: has no truth/; give the folder that `python -m data_prep demo` drew"
-        )
-    clean, _, _, home = _read_clip(folder, info.sequence.replace("/", "_"))
-    x0, y0, x1, y1 = (round(value) for value in info.crop)
-    return _clean_crop(clean, home, (x0, y0, x1, y1), size)
 
 
 def _samples(paths: list[Path]) -> "Iterator[HOISample]":

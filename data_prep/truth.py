@@ -68,7 +68,7 @@ def _infos(shard: Path) -> Iterator[SampleInfo]:
 def _members(folder: Path, info: SampleInfo, size: int) -> dict[str, Any]:
     """One sample's record: the clip's truth, moved into the sample's crop."""
     clean, layouts, rules, home = _read_clip(folder, info.sequence.replace("/", "_"))
-    crop: Box = tuple(round(value) for value in info.crop)  # type: ignore[assignment]
+    crop = _crop_of(info)
     if crop != home:
         layouts = _moved(layouts, home, crop)
     png = cv2.imencode(".png", cv2.cvtColor(_clean_crop(clean, home, crop, size), cv2.COLOR_RGB2BGR))[1]
@@ -76,6 +76,26 @@ def _members(folder: Path, info: SampleInfo, size: int) -> dict[str, Any]:
     np.save(array, layouts)
     contents = (png.tobytes(), array.getvalue(), rules)
     return {"__key__": info.key, **dict(zip(MEMBERS, contents, strict=True))}
+
+
+def clean_picture(folder: Path, info: SampleInfo, size: int) -> np.ndarray:
+    """A sample's crop of its clip's picture without any hand, uint8 (size, size, 3).
+
+    Args:
+        folder: the tree's truth.
+        info: the sample's record.
+        size: side of the crop in pixels.
+
+    Raises:
+        InputError: the clip's truth cannot be read.
+    """
+    clean, _, _, home = _read_clip(folder, info.sequence.replace("/", "_"))
+    return _clean_crop(clean, home, _crop_of(info), size)
+
+
+def _crop_of(info: SampleInfo) -> Box:
+    x0, y0, x1, y1 = (round(value) for value in info.crop)
+    return x0, y0, x1, y1
 
 
 @lru_cache(maxsize=256)  # a shard's samples are shuffled over the clips

@@ -11,7 +11,7 @@ import pytest
 import torch
 import webdataset as wds
 
-from hoi_lightning.data.augment import Augment, augment, crop_boxes, warp
+from hoi_lightning.data.augment import Augment, augment, crop_boxes, crop_points, warp
 from hoi_lightning.data.datamodule import EpochSampler
 from hoi_lightning.data.reader import ShardIndex
 from hoi_lightning.data.sample import decode, encode
@@ -107,3 +107,16 @@ def test_foreign_members_and_counts_are_refused(tmp_path: Path, name: str, compl
 def test_missing_shards_name_the_command(tmp_path: Path) -> None:
     with pytest.raises(InputError, match="make shards"):
         ShardIndex(tmp_path, "train")
+
+
+@pytest.mark.parametrize("flip", [False, True])
+def test_keypoints_move_with_the_layout_of_their_box(flip: bool) -> None:
+    points = torch.rand(3, 21, 2) * 0.8 - 0.4
+    low, high = points.amin(1), points.amax(1)
+    a = (high - low).amax(1).sqrt()
+    layout = torch.cat([a[:, None], (low + high) / 2, torch.tensor([[0.6, 0.8]]).expand(3, 2)], dim=1)
+    box = torch.tensor([[-0.5, -0.6, 0.7, 0.6]]).expand(3, 4)
+    moved, expected = crop_points(points, box, torch.tensor([flip] * 3)), crop_layout(layout, box)
+    expected = flip_layout(expected) if flip else expected
+    torch.testing.assert_close((moved.amin(1) + moved.amax(1)) / 2, expected[:, 1:3])
+    torch.testing.assert_close((moved.amax(1) - moved.amin(1)).amax(1).sqrt(), expected[:, 0])

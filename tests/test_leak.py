@@ -12,6 +12,7 @@ import torch
 from data_prep import leak
 from data_prep.leak import Thumbnails, bootstrap, measure, summarise
 from data_prep.probe import SIDE, Probe, best_constant
+from data_prep.truth import clean_picture
 from hoi_lightning.errors import InputError
 from tests import tiny
 
@@ -145,9 +146,9 @@ def test_the_command_reads_shards_and_truth(tree, tmp_path):
 def test_the_clean_picture_is_the_samples_own_crop(tree):
     _, root = tree
     sample = tiny.sample(3)
-    np.testing.assert_array_equal(leak._clean_picture(root / "truth", sample.info, 64), sample.obj)
+    np.testing.assert_array_equal(clean_picture(root / "truth", sample.info, 64), sample.obj)
     moved = dataclasses.replace(sample.info, crop=(104.0, 100.0, 168.0, 164.0))
-    np.testing.assert_array_equal(leak._clean_picture(root / "truth", moved, 64)[:, :60], sample.obj[:, 4:])
+    np.testing.assert_array_equal(clean_picture(root / "truth", moved, 64)[:, :60], sample.obj[:, 4:])
 
 
 def test_bad_input_is_one_line(tree, tmp_path):

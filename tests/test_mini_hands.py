@@ -7,6 +7,7 @@ from scipy.stats import chi2
 
 from data_prep.mini.affordance import FINGERS, RULES, SINK_MM, THUMB, Grasp, Side, draw_grasp, mirrored
 from data_prep.mini.arm import SKIN_TONES, Skin, draw_skin, paint_arm
+from data_prep.mini.hand import joints_mm
 from data_prep.mini.objects import CATEGORIES, Thing, draw_thing
 from data_prep.mini.silhouette import silhouette
 from data_prep.mini.view import SIZE, View, draw_view
@@ -25,6 +26,12 @@ def some_grasps(category: str, count: int, seed: int = 0, side: Side = "right") 
     rng = np.random.default_rng(seed)
     thing, view, _ = a_scene(category, rng)
     return [(thing, draw_grasp(thing, view, SCALE, rng, side=side)) for _ in range(count)]
+
+
+def drawn_back(grasp: Grasp, away: float) -> Grasp:
+    """The hand moved back along its forearm by so many pixels; away from the object, nothing hides its digits."""
+    back = away * np.array([np.cos(grasp.forearm), np.sin(grasp.forearm), 0])
+    return replace(grasp, joints=grasp.joints + back, under=frozenset() if away else grasp.under)
 
 
 def own_coordinates(thing: Thing, point: np.ndarray) -> tuple[float, float]:
@@ -127,7 +134,7 @@ def test_hands_at_the_border_and_beyond_are_painted():
     thing, view, skin = a_scene("Mug", rng)
     for centre in ((20.0, 500.0), (1900.0, 900.0), (900.0, 20.0), (960.0, 1070.0)):
         for away in (0.0, 400.0):
-            grasp = draw_grasp(replace(thing, centre=np.array(centre)), view, SCALE, rng, away)
+            grasp = drawn_back(draw_grasp(replace(thing, centre=np.array(centre)), view, SCALE, rng), away)
             assert np.isfinite(paint_arm(grasp, skin, view.light).rgb).all()
 
 
@@ -137,7 +144,7 @@ def test_silhouettes_agree_with_painted_arms():
     for index in range(84):
         thing, view, skin = a_scene(list(RULES)[index % len(RULES)], rng)
         away = 230.0 if index % 8 == 0 else 0.0
-        grasp = draw_grasp(thing, view, SCALE, rng, away, "left" if index % 5 == 0 else "right")
+        grasp = drawn_back(draw_grasp(thing, view, SCALE, rng, "left" if index % 5 == 0 else "right"), away)
         mask = painted_mask(grasp, skin, view.light)
         front, under = silhouette(grasp, skin)
         assert front.shape == under.shape == (135, 240)
@@ -176,7 +183,10 @@ def test_layers_are_in_range_and_only_under_digits_are_under():
 def test_a_missing_digit_is_not_painted():
     rng = np.random.default_rng(6)
     thing, view, skin = a_scene("Bowl", rng)
-    grasp = draw_grasp(thing, view, SCALE, rng, away=230.0)
+    grasp = replace(draw_grasp(thing, view, SCALE, rng), roll=0.0, under=frozenset())
+    stretched = replace(grasp.grip, flexion=np.zeros((4, 3)), fan=np.radians([-12.0, -2.0, 8.0, 18.0]))
+    grasp = replace(grasp, grip=stretched)
+    grasp = replace(grasp, joints=grasp.pose.place(joints_mm(stretched)))
     whole = paint_arm(grasp, skin, view.light).alpha
     for digit, tip in enumerate(TIPS):
         arm = paint_arm(grasp, skin, view.light, frozenset({digit}))

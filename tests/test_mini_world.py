@@ -18,7 +18,8 @@ from data_prep.mini.hoi4d_files import OBJPOSE_LABELS, action_record, object_lab
 from data_prep.mini.objects import CATEGORIES, INSTANCES
 from data_prep.mini.png import blank_rows, encode_png
 from data_prep.mini.sheet import write_sheet, write_truth_sheet
-from data_prep.mini.world import BORDERS, CONTACT_EVENTS, MAX_CLIPS, ROSTERS, Clip, Split
+from data_prep.mini.splits import ROSTERS, Split
+from data_prep.mini.world import BORDERS, CONTACT_EVENTS, MAX_CLIPS, Clip
 from hoi_lightning.errors import InputError
 
 WORLD = demo.World(clips=6, frames=8, seed=3)  # of the plainest kind: no traps

@@ -16,7 +16,7 @@ from data_prep.mini.objects import Thing
 from data_prep.mini.view import SIZE, View
 
 Direction = Literal["outward", "across", "along", "person"]
-Hold = Literal["tips", "web", "crook", "knuckles"]
+Hold = Literal["tips", "web", "crook"]
 Side = Literal["right", "left"]
 HiddenBy = Literal["object", "handle"]
 
@@ -29,7 +29,6 @@ _HOLDS: dict[Hold, tuple[tuple[int, ...], tuple[int, ...]]] = {
     "tips": ((4,), (8, 12)),
     "web": ((3,), (6, 10)),
     "crook": ((5, 6, 9, 10), (5, 6, 9, 10, 14)),
-    "knuckles": ((5, 9, 13, 10), (5, 9, 13, 10)),
 }
 
 
@@ -49,7 +48,7 @@ class Rule:
         spread: standard deviation of the forearm's direction, degrees.
         grips: the grips, equally likely.
         hold: the point of the hand that is laid on the part: between thumb and finger `tips`, the `web` behind
-            them, the `crook` of the fingers' first bones, or under the `knuckles`.
+            them, or the `crook` of the fingers' first bones.
         roll: (low, high) uniform range of the roll, degrees.
         size: (low, high) uniform factor on the hand's scale.
         under: digits that pass behind the object.
@@ -190,9 +189,7 @@ class Grasp:
         return Pose(self.forearm + np.pi + self.grip.bend, self.roll, self.joints[0, :2], self.scale)
 
 
-def draw_grasp(
-    thing: Thing, view: View, scale: float, rng: np.random.Generator, away: float = 0.0, side: Side = "right"
-) -> Grasp:
+def draw_grasp(thing: Thing, view: View, scale: float, rng: np.random.Generator, side: Side = "right") -> Grasp:
     """Draw a grasp of an object from the rules of its category.
 
     Args:
@@ -200,33 +197,29 @@ def draw_grasp(
         view: the clip's camera: a nearer hand is larger.
         scale: pixels per millimetre in the picture's middle row.
         rng: the frame's generator.
-        away: pixels by which the hand stays back along its forearm: a hand that still reaches, or lets go.
         side: which hand; the law of a left hand is the mirror image of a right hand's.
     """
     if side == "left":
         flipped = replace(thing, centre=thing.centre * [-1, 1] + [SIZE[0], 0], angle=np.pi - thing.angle)
-        return mirrored(draw_grasp(flipped, view, scale, rng, away))
+        return mirrored(draw_grasp(flipped, view, scale, rng))
     rules = RULES[thing.category]
     rule = rules[rng.choice(len(rules), p=[r.share for r in rules])]
     forearm = _forearm(rule, thing, rng)
     grip = draw_grip(rule.grips[rng.integers(len(rule.grips))], rng)
-    if away:
-        grip = draw_grip("flat", rng)
     u = rng.uniform(*rule.u)
     roll = float(np.radians(rng.uniform(*rule.roll)))
     back = np.array([np.cos(forearm), np.sin(forearm)])
     target = thing.point(u, 0.0) if rule.part == "axis" else thing.centre + u * thing.size * back * [1, thing.squash]
-    target = target + rng.normal(0, 3, 2) + away * back
+    target = target + rng.normal(0, 3, 2)
     scale = float(scale * view.magnification(float(target[1])) * rng.uniform(*rule.size))
 
     joints = joints_mm(grip)
-    pose = Pose(forearm + np.pi + grip.bend, 0.0 if away else roll, np.zeros(2), scale)
+    pose = Pose(forearm + np.pi + grip.bend, roll, np.zeros(2), scale)
     placed = pose.place(joints)
-    thumb, fingers = _HOLDS["knuckles" if away else rule.hold]
+    thumb, fingers = _HOLDS[rule.hold]
     hold = 0.45 * placed[list(thumb), :2].mean(axis=0) + 0.55 * placed[list(fingers), :2].mean(axis=0)
     placed[:, :2] += target - hold
-    under = NONE if away else rule.under
-    for digit in under:
+    for digit in rule.under:
         placed[1 + 4 * digit : 5 + 4 * digit, 2] -= scale * SINK_MM
     return Grasp(
         rule=rule.name,
@@ -236,7 +229,7 @@ def draw_grasp(
         scale=scale,
         side="right",
         roll=pose.roll,
-        under=under,
+        under=rule.under,
         hidden_by=rule.hidden_by,
     )
 

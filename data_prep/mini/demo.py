@@ -13,7 +13,8 @@ from typing import TYPE_CHECKING, Any
 from hoi_lightning.errors import InputError
 
 if TYPE_CHECKING:  # --help must not load it
-    from data_prep.mini.world import Clip, Split
+    from data_prep.mini.splits import Split
+    from data_prep.mini.world import Clip
 
 WEIGHTS_SEED = 1_000_000  # seeds from here on are kept for weights that are shipped; no data set uses them
 VERSION = 2  # raise it when the same settings give other files

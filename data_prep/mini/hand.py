@@ -11,7 +11,7 @@ from typing import Literal
 
 import numpy as np
 
-GripKind = Literal["power", "pinch", "handle", "flat"]
+GripKind = Literal["power", "pinch", "handle"]
 
 KNUCKLES_MM = np.array([[-25.0, 88.0, 4.0], [-4.0, 93.0, 7.0], [17.0, 88.0, 5.0], [36.0, 77.0, 0.0]])
 BONES_MM = np.array([[43.0, 27.0, 21.0], [48.0, 31.0, 22.0], [44.0, 29.0, 22.0], [35.0, 22.0, 19.0]])
@@ -30,7 +30,7 @@ class Grip:
     """Angles of a hand.
 
     Attributes:
-        kind: power, pinch, handle or flat.
+        kind: power, pinch or handle.
         flexion: (4, 3) cumulated downward angles of index to little finger's bones, radians.
         fan: (4,) sideways angles of the four fingers, radians, positive towards the little finger.
         thumb: (3, 2) sideways and downward angles of the thumb's bones, radians.
@@ -81,7 +81,6 @@ _GRIPS: dict[GripKind, tuple[tuple[float, ...], tuple[float, ...], tuple[float, 
     "power": ((22, 38, 22), (-48, -16, 4), (12, 20, 26), 1.1, 40),
     "pinch": ((38, 44, 16), (-40, -6, 18), (16, 26, 30), 0.8, 45),
     "handle": ((28, 62, 40), (-32, -6, 16), (0, 6, 14), 0.5, 25),
-    "flat": ((10, 17, 11), (-52, -34, -20), (6, 10, 12), 1.15, 30),
 }
 
 

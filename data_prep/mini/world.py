@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass, replace
 from functools import cached_property
-from typing import Literal, get_args
+from typing import Literal
 
 import cv2
 import numpy as np
@@ -11,57 +11,23 @@ from data_prep.mini.affordance import Grasp, Side, draw_grasp
 from data_prep.mini.arm import Arm, Skin, draw_skin, paint_arm
 from data_prep.mini.canvas import Painted, lay
 from data_prep.mini.clutter import Scene, draw_clutter
-from data_prep.mini.objects import INSTANCES, Thing, draw_thing, paint_thing
+from data_prep.mini.objects import Thing, draw_thing, paint_thing
+from data_prep.mini.splits import ROSTERS, Split
 from data_prep.mini.table import draw_table
 from data_prep.mini.view import SIZE, View, draw_view
 
 Event = Literal["rest", "Reachout", "Grasp", "Pickup", "carry", "putdown", "Stop"]
-Split = Literal["all", "train", "seen", "unseen", "category", "clutter"]
 
 CONTACT_EVENTS: tuple[Event, ...] = ("Grasp", "Pickup", "carry", "putdown")
 BORDERS = {1: (0, 0), 2: (15, 3), 3: (15, 30), 4: (15, 3)}  # camera: black columns left, black rows at the bottom
 MAX_CLIPS = 5_760  # beyond it sequence names would repeat
 MIN_FRAMES = 8
 BUCKET = 8
-KETTLE = 12
-TRAIN_CATEGORIES = (2, 1, 7, 5, 13)
-SEEN_INSTANCES = 36  # of each category; the others are `unseen`
-CLUTTER_SHARE = 0.35
 SCALE = 1.41  # pixels per millimetre at the middle row; a clip of its own would be a cause that no picture shows
 _COARSE = 4  # shadows are drawn at this fraction of the size
 _REACH = 64  # pixels by which a shadow leaves the hand's window
 _AWAY = 320.0  # pixels from which a hand comes, and to which it goes
 _TRUTH_STREAM, _NOISE_STREAM, _LEFT_STREAM = 2_000_000, 1_000_000, 3_000_000  # beside the frames' numbers
-
-
-@dataclass(frozen=True)
-class Roster:
-    """Which clips a split is made of.
-
-    Attributes:
-        categories: HOI4D's class ids, taken in turn.
-        first: the first instance of each category.
-        last: the last one.
-        stream: number that keeps the split's clips apart from the others'.
-        clutter: share of the clips whose object lies among others.
-    """
-
-    categories: tuple[int, ...]
-    first: int
-    last: int
-    stream: int
-    clutter: float = CLUTTER_SHARE
-
-
-ROSTERS: dict[Split, Roster] = {
-    "all": Roster((*TRAIN_CATEGORIES, KETTLE), 1, INSTANCES, 0),
-    "train": Roster(TRAIN_CATEGORIES, 1, SEEN_INSTANCES, 1),
-    "seen": Roster(TRAIN_CATEGORIES, 1, SEEN_INSTANCES, 2),
-    "unseen": Roster(TRAIN_CATEGORIES, SEEN_INSTANCES + 1, INSTANCES, 3),
-    "category": Roster((KETTLE,), 1, INSTANCES, 4),
-    "clutter": Roster(TRAIN_CATEGORIES, SEEN_INSTANCES + 1, INSTANCES, 5, clutter=1.0),
-}
-assert set(ROSTERS) == set(get_args(Split))
 
 
 @dataclass(frozen=True)
