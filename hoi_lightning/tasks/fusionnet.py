@@ -136,9 +136,13 @@ class FusionNet(HoiTask):
         """The hole of each layout (B, 5): (B, 1, S, S) of {0, 1} at `image_size`."""
         return hole_mask(layouts, self.image_size, self.hole_dilation)
 
+    def training_holes(self, batch: dict[str, Any], generator: torch.Generator) -> Tensor:
+        """The holes to train on, (B, 1, S, S) of {0, 1}."""
+        return self.hole_mask(batch["layout"])
+
     def loss(self, batch: dict[str, Any], generator: torch.Generator) -> dict[str, Tensor]:
         """Weighted squared error of the diffusion target at one timestep per sample."""
-        hole = self.hole_mask(batch["layout"])
+        hole = self.training_holes(batch, generator)
         hole_z, hand_z = self._to_latent(hole), self._to_latent(batch["hand"])
         if "hoi_latents" in batch:
             if self.object_context == "masked":
