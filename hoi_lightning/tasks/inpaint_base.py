@@ -5,7 +5,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from hoi_lightning.tasks.fusionnet import FusionNet
+from hoi_lightning.tasks.fusionnet import FusionNet, windows
 
 
 class InpaintBase(FusionNet):
@@ -24,9 +24,13 @@ class InpaintBase(FusionNet):
         return torch.where(everything, torch.ones_like(holes), holes)
 
     def loss(self, batch: dict[str, Any], generator: torch.Generator) -> dict[str, Tensor]:
-        """FusionNet's, of pictures that have no hand."""
-        nobody = torch.zeros_like(batch["obj"][:, :1])
-        return super().loss(batch | {"hoi": batch["obj"], "hand": nobody}, generator)
+        """FusionNet's, of pictures that have no hand, or while training of random windows of them."""
+        obj = batch["obj"]
+        if self.crop is not None and self.training:  # before they are encoded: that costs as much as the U-Net
+            side = self.crop * self.latents.factor
+            corners = torch.randint(obj.shape[-1] - side + 1, (len(obj), 2), generator=generator, device=obj.device)
+            obj = windows(obj, corners, side)
+        return super().loss(batch | {"obj": obj, "hoi": obj, "hand": torch.zeros_like(obj[:, :1])}, generator)
 
 
 def random_strokes(count: int, size: int, generator: torch.Generator, strokes: int = 2) -> Tensor:
