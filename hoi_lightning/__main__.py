@@ -13,6 +13,7 @@ FIT_VERBS = {
 VERBS = {
     "generate": verbs.Verb("hoi_lightning.generate", "paint hands into a folder of pictures"),
     "evaluate": verbs.Verb("hoi_lightning.evaluate", "metrics, grid and report.html on a split of HO3Pairs"),
+    "export": verbs.Verb("hoi_lightning.export", "checkpoints to one folder of safetensors, open to diffusers"),
     "bench": verbs.Verb("hoi_lightning.bench", "do the figures of merit rise with what they should see?"),
 }
 

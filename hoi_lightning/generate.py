@@ -31,12 +31,42 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def add_checkpoint_arguments(parser: argparse.ArgumentParser) -> None:
-    """Declare the flags of every verb that samples with two checkpoints."""
-    parser.add_argument("--masknet", type=Path, required=True, help="checkpoint of a MaskNet run")
-    parser.add_argument("--fusionnet", type=Path, required=True, help="checkpoint of a FusionNet run")
+    """Declare the flags of every verb that samples with both networks."""
+    parser.add_argument("--weights", default="mini", help="released folder or hub id; mini comes with the package")
+    parser.add_argument("--masknet", type=Path, help="checkpoint of a MaskNet run, with --fusionnet, instead")
+    parser.add_argument("--fusionnet", type=Path, help="checkpoint of a FusionNet run, with --masknet, instead")
     parser.add_argument("--out", type=Path, required=True, help="folder for the results, made if absent")
     parser.add_argument("--seed", type=whole_number(0), default=0, help="of all noise")
     parser.add_argument("--device", default="auto", help="auto, cpu, cuda, cuda:1 or mps")
+
+
+def check_weights(args: argparse.Namespace) -> None:
+    """Say which weights are missing, before anything slow starts.
+
+    Raises:
+        InputError: a file does not exist, or one of the two checkpoints is not given.
+    """
+    from hoi_lightning.pipeline import check_checkpoints, find_weights
+
+    if args.masknet is None and args.fusionnet is None:
+        find_weights(args.weights)
+    elif args.masknet is None or args.fusionnet is None:
+        raise InputError("--masknet and --fusionnet: give both, or neither and --weights")
+    else:
+        check_checkpoints(args.masknet, args.fusionnet)
+
+
+def open_pipeline(args: argparse.Namespace) -> "HOIPipeline":
+    """The networks that the flags name.
+
+    Raises:
+        InputError: they cannot be opened.
+    """
+    from hoi_lightning.pipeline import HOIPipeline
+
+    if args.masknet is None:
+        return HOIPipeline.from_pretrained(args.weights, args.device)
+    return HOIPipeline.from_checkpoints(args.masknet, args.fusionnet, args.device)
 
 
 def whole_number(minimum: int) -> Callable[[str], int]:
@@ -57,12 +87,10 @@ def run(args: argparse.Namespace) -> None:
         InputError: a checkpoint is missing, the folder cannot be written, or, once all others are painted, a picture
             is not readable.
     """
-    from hoi_lightning.pipeline import HOIPipeline, check_checkpoints
-
-    check_checkpoints(args.masknet, args.fusionnet)
+    check_weights(args)
     make_folder(args.out)
     pictures, faults = find_pictures(args.images, args.out)
-    generate(HOIPipeline.from_checkpoints(args.masknet, args.fusionnet, args.device), pictures, args)
+    generate(open_pipeline(args), pictures, args)
     if faults:
         raise InputError(f"{len(pictures)} pictures are painted, {len(faults)} could not be read: {_some(faults)}")
 

@@ -1,5 +1,7 @@
 """From a picture of an object to pictures of a hand using it: MaskNet says where, FusionNet paints."""
 
+import contextlib
+import re
 import struct
 import warnings
 from collections.abc import Sequence
@@ -15,6 +17,7 @@ from torch import Tensor
 from hoi_lightning.diffusion.ddpm import sample_seeds
 from hoi_lightning.errors import InputError
 from hoi_lightning.hand_proxy import Layout, hole_mask
+from hoi_lightning.weights import shipped
 
 FORMATS = ("JPEG", "PNG", "WEBP", "BMP", "GIF", "TIFF")
 MIN_SIDE = 32  # pixels; smaller objects say nothing about where a hand goes
@@ -93,6 +96,25 @@ class HOIPipeline:
         from hoi_lightning.tasks.masknet import MaskNet
 
         return cls(MaskNet.load(Path(masknet), place), FusionNet.load(Path(fusionnet), place), place)
+
+    @classmethod
+    def from_pretrained(cls, folder: Path | str = "mini", device: str = "auto") -> "HOIPipeline":
+        """Load a released folder, as `python -m hoi_lightning export` writes it.
+
+        Args:
+            folder: `mini`, the weights for the mini world that come with the package; a folder; or a hub id.
+            device: see `from_checkpoints`.
+
+        Raises:
+            InputError: no such folder, part of it is missing or damaged, or the device is not there.
+        """
+        root = find_weights(folder)
+        place = find_device(device)
+        from hoi_lightning.tasks.fusionnet import FusionNet
+        from hoi_lightning.tasks.masknet import MaskNet
+
+        masknet = MaskNet.from_pretrained(root / "masknet", place)
+        return cls(masknet, FusionNet.from_pretrained(root / "fusionnet", place), place)
 
     @torch.inference_mode()
     def __call__(
@@ -192,6 +214,27 @@ def load_picture(path: Path | str) -> Image.Image:
         raise InputError(f"{path}: not a picture; give JPEG, PNG, WebP, BMP, GIF or TIFF") from None
     except _BROKEN as error:
         raise InputError(f"{path}: cannot be read ({' '.join(str(error).split())}); save or copy it again") from None
+
+
+def find_weights(folder: Path | str) -> Path:
+    """Where a released folder lies: `mini` in the package, a hub id in the hub's cache, downloaded if need be.
+
+    Raises:
+        InputError: it is none of them.
+    """
+    root = shipped(folder)
+    if not root.is_dir() and re.fullmatch(r"[\w.-]+/[\w.-]+", str(folder)):
+        from huggingface_hub import snapshot_download
+        from huggingface_hub.errors import HfHubHTTPError, LocalEntryNotFoundError
+
+        with contextlib.suppress(HfHubHTTPError, LocalEntryNotFoundError, OSError, ValueError):
+            root = Path(snapshot_download(str(folder)))
+    if not (root / "model_index.json").is_file():
+        raise InputError(
+            f"--weights {folder}: neither `mini`, a folder that `python -m hoi_lightning export` wrote, nor a hub id "
+            "that can be had"
+        )
+    return root
 
 
 def check_checkpoints(masknet: Path | str, fusionnet: Path | str) -> None:

@@ -9,8 +9,8 @@ ROOT = Path(__file__).parent.parent
 
 # floor of each module or package, ground floor first; the longest matching name counts
 FLOORS = [
-    {"hoi_lightning", "hoi_lightning.errors", "hoi_lightning.provenance"},
-    {"hoi_lightning.diffusion", "hoi_lightning.hand_proxy", "hoi_lightning.grid"},
+    {"hoi_lightning", "hoi_lightning.errors", "hoi_lightning.provenance", "hoi_lightning.weights"},
+    {"hoi_lightning.diffusion", "hoi_lightning.hand_proxy", "hoi_lightning.guidance", "hoi_lightning.grid"},
     {
         "hoi_lightning.metrics",
         "hoi_lightning.networks",
@@ -20,7 +20,7 @@ FLOORS = [
         "hoi_lightning.data.augment",
     },
     {"hoi_lightning.tasks", "hoi_lightning.callbacks", "hoi_lightning.data.datamodule"},
-    {"hoi_lightning.pipeline"},
+    {"hoi_lightning.pipeline", "hoi_lightning.export"},
     {
         "hoi_lightning.bench",
         "hoi_lightning.cli",

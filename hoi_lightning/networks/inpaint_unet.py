@@ -51,18 +51,27 @@ def small_unet(channels: Sequence[int], latent_channels: int, sample_size: int) 
     )
 
 
+def load_scheduler(folder: str) -> Any:
+    """Open `<folder>/scheduler` as a `DDIMScheduler`.
+
+    Raises:
+        InputError: no scheduler config there.
+    """
+    from diffusers import DDIMScheduler
+
+    try:
+        return DDIMScheduler.from_pretrained(folder, subfolder="scheduler")
+    except (OSError, ValueError) as error:
+        raise InputError(missing_pretrained(folder, "scheduler", error)) from None
+
+
 def load_schedule(folder: str) -> tuple[NoiseSchedule, PredictionType]:
     """The noise schedule and the prediction type that the checkpoint was trained with.
 
     Raises:
         InputError: no scheduler config there, or one of a kind that is not implemented.
     """
-    from diffusers import DDIMScheduler
-
-    try:
-        config = DDIMScheduler.load_config(folder, subfolder="scheduler")
-    except (OSError, ValueError) as error:
-        raise InputError(missing_pretrained(folder, "scheduler", error)) from None
+    config = load_scheduler(folder).config
     kind, prediction = config.get("beta_schedule", "linear"), config.get("prediction_type", "epsilon")
     if kind not in ("linear", "scaled_linear", "squaredcos_cap_v2"):
         raise InputError(f"--model.pretrained {folder}: beta_schedule {kind!r} is not implemented")

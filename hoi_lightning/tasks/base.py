@@ -1,6 +1,7 @@
 """What every task shares: optimisation, reproducible noise, opening a checkpoint."""
 
 import hashlib
+import json
 import pickle
 import zlib
 from collections.abc import Sequence
@@ -117,13 +118,76 @@ class HoiTask(LightningModule):
         arguments = checkpoint["hyper_parameters"]
         task = cls(**{key: value for key, value in arguments.items() if not key.startswith("_")})
         task.load_state_dict(checkpoint["state_dict"] | checkpoint.get("ema_state_dict", {}))
-        with Path(path).open("rb") as file:
-            task.checkpoint_hash = hashlib.file_digest(file, "sha256").hexdigest()
+        task.checkpoint_hash = file_hash(Path(path))
         return task.eval().requires_grad_(False).to(device)
+
+    def save_pretrained(self, folder: Path, dtype: torch.dtype = torch.float16) -> None:
+        """Write `config.json`, the constructor's arguments, and `model.safetensors` into a new folder."""
+        from safetensors.torch import save_file
+
+        folder.mkdir(parents=True)
+        save_file(
+            {name: _cast(value, dtype) for name, value in self.state_dict().items()}, folder / "model.safetensors"
+        )
+        write_config(folder, self._arguments())
+
+    @classmethod
+    def from_pretrained(cls, folder: Path, device: str | torch.device = "cpu") -> Self:
+        """Open what `save_pretrained` wrote, for inference.
+
+        Raises:
+            InputError: a file is missing, damaged or of another model.
+        """
+        from safetensors import SafetensorError
+        from safetensors.torch import load_file
+
+        weights = folder / "model.safetensors"
+        try:
+            task = cls(**read_config(folder))
+            task.load_state_dict(load_file(weights))
+        except (OSError, SafetensorError, RuntimeError, TypeError) as error:
+            raise InputError(f"{folder}: holds no {cls.__name__} ({_first_line(error)}); export it again") from None
+        task.checkpoint_hash = file_hash(weights)
+        return task.eval().requires_grad_(False).to(device)
+
+    def _arguments(self) -> dict[str, Any]:
+        return {name: value for name, value in self.hparams.items() if not name.startswith("_")}
 
     def _generator(self, step: int, rank: int, stream: int = 0) -> torch.Generator:
         state = np.random.SeedSequence([self.seed, stream, rank, step]).generate_state(2, np.uint32)
         return torch.Generator(self.device).manual_seed(int(state[0]) << 31 | int(state[1]) >> 1)
+
+
+def file_hash(path: Path) -> str:
+    """SHA-256 of a file."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def write_config(folder: Path, arguments: dict[str, Any]) -> None:
+    """Write `config.json`."""
+    (folder / "config.json").write_text(json.dumps(arguments, indent=2) + "\n", encoding="utf-8")
+
+
+def read_config(folder: Path) -> dict[str, Any]:
+    """Read `config.json`.
+
+    Raises:
+        InputError: it is not there, or not JSON.
+    """
+    path = folder / "config.json"
+    try:
+        return json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise InputError(f"{path}: cannot be read ({_first_line(error)}); export the model again") from None
+
+
+def _first_line(error: Exception) -> str:
+    return (str(error).strip().splitlines() or [type(error).__name__])[0][:160]
+
+
+def _cast(value: Tensor, dtype: torch.dtype) -> Tensor:
+    return value.to(dtype if value.is_floating_point() else value.dtype).contiguous()
 
 
 def read_checkpoint(path: Path | str, task: str) -> dict[str, Any]:

@@ -1,9 +1,11 @@
 """FusionNet: a latent inpainting model that paints the hand into the hole a layout leaves (paper, section 1.3)."""
 
+import copy
+import json
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, Self
 
 import numpy as np
 import torch
@@ -15,8 +17,9 @@ from hoi_lightning.diffusion.repaint import sample_repaint
 from hoi_lightning.errors import InputError
 from hoi_lightning.hand_proxy import HOLE_DILATION, hole_mask
 from hoi_lightning.networks.autoencoder import load_vae
-from hoi_lightning.networks.inpaint_unet import load_schedule, load_unet, prompt_embedding, small_unet
-from hoi_lightning.tasks.base import HoiTask
+from hoi_lightning.networks.inpaint_unet import load_schedule, load_scheduler, load_unet, prompt_embedding, small_unet
+from hoi_lightning.tasks.base import HoiTask, file_hash, read_config, write_config
+from hoi_lightning.weights import shipped
 
 PROMPT = "a hand interacting with an object"
 
@@ -59,7 +62,8 @@ class FusionNet(HoiTask):
     The autoencoder, and the text encoder of which one constant embedding is used, stay frozen and in no checkpoint.
 
     Args:
-        pretrained: diffusers folder or hub id with `vae/`, `scheduler/`, `unet/` (and `text_encoder/`, `tokenizer/`).
+        pretrained: diffusers folder, hub id, or `mini-base`, which comes with the package, with `vae/`, `scheduler/`,
+            `unet/` (and `text_encoder/`, `tokenizer/`).
         unet_channels: widths of a small U-Net to train from scratch; None = fine-tune `<pretrained>/unet`.
         image_size: side of the pictures in pixels.
         object_context: what the network sees of the object picture: all of it, also under the future hand, or, as
@@ -115,6 +119,8 @@ class FusionNet(HoiTask):
     ) -> None:
         super().__init__(learning_rate, weight_decay, warmup_steps, lr_schedule, seed)
         self.save_hyperparameters()
+        if shipped(pretrained).is_dir():
+            pretrained = str(shipped(pretrained))
         self.pretrained = pretrained
         self.latents = load_vae(pretrained)
         self.schedule, self.prediction_type = load_schedule(pretrained)
@@ -293,6 +299,50 @@ class FusionNet(HoiTask):
         """One picture per sample, painted at its recorded layout."""
         seeds = self.key_seeds(batch["key"])
         return {"image": self.sample_images(batch, seeds), "layout": batch["layout"], "seed": seeds}
+
+    def save_pretrained(self, folder: Path, dtype: torch.dtype = torch.float16) -> None:
+        """Write a Stable Diffusion inpainting folder that diffusers opens, too, and `config.json` beside its parts.
+
+        `prompt_embeds.safetensors` holds the one prompt's embedding in place of a text encoder.
+        """
+        import diffusers
+        from safetensors.torch import save_file
+
+        scheduler = diffusers.DDIMScheduler.from_config(
+            load_scheduler(self.pretrained).config,
+            timestep_spacing="trailing",  # as `sample` walks
+            steps_offset=1,  # diffusers warns of another; `trailing` does not read it
+            clip_sample=False,
+            set_alpha_to_one=True,
+        )
+        scheduler.save_pretrained(folder / "scheduler")
+        parts = {"unet": self.unet, "vae": self.latents.vae}
+        for name, part in parts.items():
+            torch.nn.Module.to(copy.deepcopy(part), dtype).save_pretrained(folder / name)
+        # what is null is handed to `StableDiffusionInpaintPipeline.from_pretrained` as None
+        absent = ("text_encoder", "tokenizer", "safety_checker", "feature_extractor", "image_encoder")
+        index = {
+            "_class_name": "StableDiffusionInpaintPipeline",
+            "_diffusers_version": diffusers.__version__,
+            "requires_safety_checker": False,
+            "scheduler": ["diffusers", "DDIMScheduler"],
+            **{name: ["diffusers", type(part).__name__] for name, part in parts.items()},
+            **{name: [None, None] for name in absent},
+        }
+        (folder / "model_index.json").write_text(json.dumps(index, indent=2) + "\n", encoding="utf-8")
+        save_file({"prompt_embeds": self.prompt_embeds.contiguous()}, folder / "prompt_embeds.safetensors")
+        write_config(folder, {k: v for k, v in self._arguments().items() if k not in ("pretrained", "unet_channels")})
+
+    @classmethod
+    def from_pretrained(cls, folder: Path, device: str | torch.device = "cpu") -> Self:
+        """Open what `save_pretrained` wrote, for inference.
+
+        Raises:
+            InputError: a file is missing, damaged or of another model.
+        """
+        task = cls(**read_config(folder) | {"pretrained": str(folder)})
+        task.checkpoint_hash = file_hash(folder / "unet" / "diffusion_pytorch_model.safetensors")
+        return task.eval().requires_grad_(False).to(device)
 
     def _predict(self, x_t: Tensor, t: Tensor, hole_z: Tensor, context: Tensor) -> Tensor:
         prompt = self.prompt_embeds.expand(len(x_t), -1, -1)

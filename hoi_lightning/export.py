@@ -1,0 +1,105 @@
+"""`python -m hoi_lightning export`: checkpoints to one folder of safetensors, for `generate`, diffusers and others."""
+
+import argparse
+import json
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from hoi_lightning import __version__
+from hoi_lightning.errors import InputError
+from hoi_lightning.provenance import git_commit
+
+if TYPE_CHECKING:
+    from hoi_lightning.tasks import HoiTask
+
+CARD = """---
+library_name: hoi_lightning
+pipeline_tag: image-to-image
+---
+
+# {title}
+
+{what}
+
+Made by hoi_lightning {version}, commit {commit}. Weights are {dtype}; averaged ones where the run kept an average.
+
+| part | checkpoint (sha256) | steps |
+|---|---|---|
+{parts}
+
+{use}
+"""
+USE = """```python
+from hoi_lightning.pipeline import HOIPipeline, load_picture
+
+output = HOIPipeline.from_pretrained("{folder}")(load_picture("mug.jpg"), num_images=4, seed=0)
+output.images[0].save("hand.png")
+```"""
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Declare the verb's flags."""
+    parser.add_argument("--masknet", type=Path, help="checkpoint of a MaskNet run")
+    parser.add_argument("--fusionnet", type=Path, help="checkpoint of a FusionNet run")
+    parser.add_argument("--base", type=Path, help="checkpoint of an InpaintBase run, instead of the two")
+    parser.add_argument("--out", type=Path, required=True, help="folder to make")
+    parser.add_argument("--dtype", choices=["float16", "bfloat16", "float32"], default="float16", help="of the weights")
+
+
+def run(args: argparse.Namespace) -> None:
+    """Write `masknet/`, `fusionnet/` and `model_index.json`, or with `--base` a folder for FusionNet's `pretrained`.
+
+    Raises:
+        InputError: a checkpoint is missing or of another task, nothing is given, or `--out` exists.
+    """
+    import torch
+
+    from hoi_lightning.tasks import FusionNet, InpaintBase, MaskNet
+
+    tasks: dict[str, type[HoiTask]] = {"masknet": MaskNet, "fusionnet": FusionNet, "base": InpaintBase}
+    given = {name: getattr(args, name) for name in tasks if getattr(args, name) is not None}
+    if set(given) not in ({"base"}, {"masknet", "fusionnet"}):
+        raise InputError("give --masknet and --fusionnet, or --base alone")
+    if args.out.exists():
+        raise InputError(f"--out {args.out}: exists; choose another folder")
+    loaded = {name: tasks[name].load(path) for name, path in given.items()}
+    for name, task in loaded.items():
+        task.save_pretrained(args.out if name == "base" else args.out / name, getattr(torch, args.dtype))
+    if "base" not in loaded:
+        index = {
+            "_class_name": "HOIPipeline",
+            "_hoi_lightning_version": __version__,
+            **{name: [type(task).__module__, type(task).__name__] for name, task in loaded.items()},
+        }
+        (args.out / "model_index.json").write_text(json.dumps(index, indent=2) + "\n", encoding="utf-8")
+    _write_card(args, given, loaded)
+    print(args.out)
+
+
+def _write_card(args: argparse.Namespace, paths: dict[str, Path], loaded: "dict[str, HoiTask]") -> None:
+    """`card.json`, the runs' configs, and `README.md`."""
+    import torch
+
+    parts: dict[str, Any] = {}
+    for name, path in paths.items():
+        checkpoint = torch.load(path, map_location="cpu", weights_only=True)
+        parts[name] = {"checkpoint_sha256": loaded[name].checkpoint_hash, "steps": checkpoint["global_step"]}
+        (args.out / f"{name}.config.yaml").write_text(checkpoint.get("cli_config", ""), encoding="utf-8")
+    card = {"hoi_lightning": __version__, "git_commit": git_commit(), "dtype": args.dtype, "parts": parts}
+    (args.out / "card.json").write_text(json.dumps(card, indent=2) + "\n", encoding="utf-8")
+    is_base = "base" in parts
+    text = CARD.format(
+        title="An inpainting model without hands" if is_base else "Hand-object interaction synthesis",
+        what="FusionNet is fine-tuned from it: `--model.pretrained` takes this folder."
+        if is_base
+        else "MaskNet samples where a hand would go, FusionNet paints it; `fusionnet/` opens in diffusers' "
+        "`StableDiffusionInpaintPipeline`, with `prompt_embeds.safetensors` as prompt.",
+        version=__version__,
+        commit=card["git_commit"],
+        dtype=args.dtype,
+        parts="\n".join(
+            f"| {name} | `{part['checkpoint_sha256']}` | {part['steps']} |" for name, part in parts.items()
+        ),
+        use="" if is_base else USE.format(folder=args.out.name),
+    )
+    (args.out / "README.md").write_text(text, encoding="utf-8")

@@ -1,0 +1,151 @@
+"""FusionNet's holes, windows, weights and guidance; InpaintBase."""
+
+from types import SimpleNamespace
+
+import pytest
+import torch
+from torch import Tensor
+
+from hoi_lightning.hand_proxy import hole_mask
+from hoi_lightning.tasks import FusionNet, InpaintBase
+from hoi_lightning.tasks.fusionnet import RePaintSampler, windows
+from hoi_lightning.tasks.inpaint_base import random_strokes
+from tests.tiny import save_sd_folder
+
+SIZE = 64
+SAMPLER = RePaintSampler(4, jump_length=2)
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> str:
+    torch.manual_seed(0)
+    return str(save_sd_folder(tmp_path_factory.mktemp("sd") / "sd"))
+
+
+def generator(seed: int = 0) -> torch.Generator:
+    return torch.Generator().manual_seed(seed)
+
+
+def batch(count: int = 8, size: int = SIZE) -> dict[str, Tensor | list[str]]:
+    g = generator(1)
+    layout = torch.rand(count, 5, generator=g) * 0.4 + torch.tensor([0.5, -0.2, -0.2, 0.6, 0.6])
+    hand = hole_mask(layout, size, 0)
+    obj = torch.rand(count, 3, size, size, generator=g) * 2 - 1
+    return {"obj": obj, "hoi": torch.where(hand > 0, obj + 0.5, obj), "hand": hand, "layout": layout, "key": ["k"]}
+
+
+def test_training_holes_come_in_the_asked_shares(folder: str) -> None:
+    fusionnet, data = FusionNet(folder, image_size=SIZE, hand_hole=0.3, full_hole=0.25), batch(2000, 16)
+    fusionnet.image_size = 16
+    holes = fusionnet.training_holes(data, generator())
+    full = (holes == 1).all(dim=(1, 2, 3)).float().mean()
+    hand = (holes == data["hand"]).all(dim=(1, 2, 3)).float().mean()
+    layout = (holes == fusionnet.hole_mask(data["layout"])).all(dim=(1, 2, 3)).float().mean()
+    assert full == pytest.approx(0.25, abs=0.04)
+    assert hand == pytest.approx(0.3, abs=0.04)
+    assert layout == pytest.approx(0.45, abs=0.04)
+
+
+@pytest.mark.parametrize("prediction_type", ["epsilon", "v_prediction", "sample"])
+def test_min_snr_clips_the_weight_of_x0_at_gamma(folder: str, prediction_type: str) -> None:
+    """Every prediction type's squared error is a multiple of x0's: SNR, SNR + 1 and 1 times."""
+    fusionnet = FusionNet(folder, image_size=SIZE, min_snr_gamma=5.0)
+    fusionnet.prediction_type = prediction_type
+    t = torch.arange(0, 1000, 37)
+    snr = fusionnet.schedule.snr(t)
+    share = {"epsilon": snr, "v_prediction": snr + 1, "sample": torch.ones_like(snr)}[prediction_type]
+    assert torch.allclose(fusionnet._snr_weight(t) * share, snr.clamp(max=5.0), rtol=1e-5)
+
+
+def test_windows_are_slices() -> None:
+    x = torch.arange(2 * 3 * 8 * 8).view(2, 3, 8, 8)
+    cut = windows(x, torch.tensor([[1, 2], [4, 0]]), 4)
+    assert torch.equal(cut[0], x[0, :, 2:6, 1:5])
+    assert torch.equal(cut[1], x[1, :, 0:4, 4:8])
+
+
+def test_training_windows_lie_on_the_hand(folder: str) -> None:
+    fusionnet, data = FusionNet(folder, image_size=SIZE, crop=4), batch(400)
+    cells = SIZE // fusionnet.latents.factor
+    corners = fusionnet._corners(fusionnet.window_centres(data, generator()), cells, generator(2))
+    assert corners.min() >= 0
+    assert corners.max() <= cells - 4
+    centre = (data["layout"][:, 1:3] + 1) / 2 * cells
+    on_palm = ((centre >= corners) & (centre <= corners + 4)).all(dim=1).float().mean()
+    assert on_palm > 0.6
+
+
+class Recorder:
+    """A U-Net that answers with its context and remembers what it saw."""
+
+    def __init__(self) -> None:
+        self.seen: list[Tensor] = []
+        self.config = SimpleNamespace(cross_attention_dim=16)
+
+    def __call__(self, x: Tensor, t: Tensor, prompt: Tensor) -> SimpleNamespace:
+        self.seen.append(x)
+        return SimpleNamespace(sample=x[:, 5:])
+
+
+def test_dropped_contexts_are_empty(folder: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    fusionnet, recorder = FusionNet(folder, image_size=SIZE, context_dropout=0.5), Recorder()
+    monkeypatch.setattr(fusionnet, "_modules", fusionnet._modules | {"unet": recorder})
+    fusionnet.loss(batch(200), generator())
+    empty = (recorder.seen[0][:, 5:] == 0).all(dim=(1, 2, 3)).float().mean()
+    assert empty == pytest.approx(0.5, abs=0.1)
+
+
+def test_guidance_leads_away_from_the_blind_answer(folder: str) -> None:
+    fusionnet, data = FusionNet(folder, image_size=SIZE).eval(), batch(2)
+    holes = fusionnet.hole_mask(data["layout"])
+
+    def paint(scale: float) -> Tensor:
+        return fusionnet.sample_holes(data["obj"], holes, [1, 2], RePaintSampler(4, "off", guidance_scale=scale))
+
+    blind, plain, twice = paint(0.0), paint(1.0), paint(2.0)
+    assert not torch.equal(plain, twice)
+    masked = fusionnet.sample_holes(torch.zeros_like(data["obj"]), holes, [1, 2], RePaintSampler(4, "off"))
+    assert blind.shape == masked.shape
+    assert not torch.equal(blind, plain)
+
+
+@pytest.mark.parametrize("neighbourhood", [False, True])
+def test_nothing_outside_the_hole_changes_and_batches_do_not_matter(folder: str, neighbourhood: bool) -> None:
+    size = 128
+    fusionnet = FusionNet(folder, image_size=size, neighbourhood=neighbourhood).eval()
+    obj = torch.rand(3, 3, size, size, generator=generator()) * 2 - 1
+    holes = torch.zeros(3, 1, size, size)
+    holes[0, :, 8:20, 8:20] = 1  # a window of 16 cells
+    holes[1, :, 4:120, 40:50] = 1  # all of them
+    holes[2, :, 100:128, 100:128] = 1  # at the border
+    together = fusionnet.sample_holes(obj, holes, [5, 6, 7], SAMPLER)
+    alone = torch.cat([fusionnet.sample_holes(obj[k : k + 1], holes[k : k + 1], [5 + k], SAMPLER) for k in range(3)])
+    assert (together - alone).abs().max() < 2 / 255
+    assert torch.equal(together * (1 - holes), obj * (1 - holes))
+    assert all((together - obj)[k].abs().max() > 0.05 for k in range(3))
+
+
+def test_an_empty_hole_leaves_the_picture(folder: str) -> None:
+    fusionnet = FusionNet(folder, image_size=SIZE, neighbourhood=True).eval()
+    obj = batch(1)["obj"]
+    assert torch.equal(fusionnet.sample_holes(obj, torch.zeros(1, 1, SIZE, SIZE), [0], SAMPLER), obj)
+
+
+def test_strokes_cover_a_part_and_belong_to_their_generator() -> None:
+    masks = random_strokes(200, 32, generator())
+    assert set(masks.unique().tolist()) == {0.0, 1.0}
+    share = masks.mean(dim=(1, 2, 3))
+    assert share.min() > 0.02
+    assert share.max() < 0.9
+    assert torch.equal(masks, random_strokes(200, 32, generator()))
+    fine = random_strokes(200, 64, generator()).mean(dim=(1, 2, 3))  # the same strokes, finer pixels
+    assert (fine - share).abs().max() < 0.05
+
+
+def test_a_base_never_sees_a_hand(folder: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    base, data = InpaintBase(folder, unet_channels=(16, 16, 32), image_size=SIZE, object_context="masked"), batch()
+    first = base.loss(data, generator())["loss"]
+    assert torch.equal(first, base.loss(data | {"hoi": data["hoi"] * 0, "hand": 1 - data["hand"]}, generator())["loss"])
+    base.crop = 4
+    windowed = base.train().loss(data, generator())["loss"]
+    assert not torch.equal(first, windowed)
