@@ -1,14 +1,19 @@
 """FusionNet's holes, windows, weights and guidance; InpaintBase."""
 
+import shutil
+import sys
+from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
 import torch
 from torch import Tensor
 
+from hoi_lightning.diffusion.repaint import RePaintSampler
+from hoi_lightning.errors import InputError
 from hoi_lightning.hand_proxy import hole_mask
+from hoi_lightning.networks.latent_windows import windows
 from hoi_lightning.tasks import FusionNet, InpaintBase
-from hoi_lightning.tasks.fusionnet import RePaintSampler, windows
 from hoi_lightning.tasks.inpaint_base import random_strokes
 from tests.tiny import save_sd_folder
 
@@ -149,3 +154,63 @@ def test_a_base_never_sees_a_hand(folder: str, monkeypatch: pytest.MonkeyPatch) 
     base.crop = 4
     windowed = base.train().loss(data, generator())["loss"]
     assert not torch.equal(first, windowed)
+
+
+def test_lora_trains_and_keeps_adapters_only(folder: str, tmp_path: Path) -> None:
+    """The checkpoint opens on the same pretrained folder, and a released folder holds the merged weights."""
+    torch.manual_seed(0)
+    fusionnet = FusionNet(folder, image_size=SIZE, lora_rank=4)
+    learnt = {name: p for name, p in fusionnet.named_parameters() if p.requires_grad}
+    assert learnt
+    assert all("lora" in name for name in learnt)
+    with torch.no_grad():
+        for p in learnt.values():
+            p.normal_(std=0.1)
+    checkpoint = {"state_dict": fusionnet.state_dict(), "hyper_parameters": dict(fusionnet.hparams), "global_step": 1}
+    fusionnet.on_save_checkpoint(checkpoint)
+    assert set(checkpoint["state_dict"]) == set(learnt)
+    torch.save(checkpoint, tmp_path / "last.ckpt")
+    opened = FusionNet.load(tmp_path / "last.ckpt")
+    opened.save_pretrained(tmp_path / "released", torch.float32)
+    released, data = FusionNet.from_pretrained(tmp_path / "released"), batch(1)
+    x = torch.randn(1, 9, SIZE // 8, SIZE // 8, generator=generator())
+    t = torch.tensor([500])
+    plain = FusionNet(folder, image_size=SIZE).eval()
+    answers = [one._predict(x[:, :4], t, x[:, 4:5], x[:, 5:]) for one in (fusionnet.eval(), opened, released, plain)]
+    assert torch.equal(answers[0], answers[1])
+    assert torch.allclose(answers[0], answers[2], atol=1e-4)
+    assert not torch.allclose(answers[0], answers[3], atol=1e-2)
+    assert (tmp_path / "released" / "lora" / "pytorch_lora_weights.safetensors").is_file()
+    assert released.hole_mask(data["layout"]).shape == (1, 1, SIZE, SIZE)
+
+
+def test_a_widened_text_to_image_unet_starts_as_itself(folder: str, tmp_path: Path) -> None:
+    from diffusers import UNet2DConditionModel
+
+    shutil.copytree(folder, tmp_path / "sd")
+    inpaint = UNet2DConditionModel.from_pretrained(folder, subfolder="unet")
+    plain = UNet2DConditionModel.from_config(dict(inpaint.config) | {"in_channels": 4})
+    plain.save_pretrained(tmp_path / "sd" / "unet")
+    with pytest.raises(InputError, match="widen_conv_in"):
+        FusionNet(str(tmp_path / "sd"), image_size=SIZE)
+    fusionnet = FusionNet(str(tmp_path / "sd"), image_size=SIZE, widen_conv_in=True).eval()
+    x, t = torch.randn(1, 9, 8, 8, generator=generator()), torch.tensor([300])
+    theirs = plain.eval()(x[:, :4], t, fusionnet.prompt_embeds).sample
+    assert torch.allclose(fusionnet._predict(x[:, :4], t, x[:, 4:5], x[:, 5:]), theirs, atol=1e-5)
+
+
+def test_eight_bit_moments_need_bitsandbytes(folder: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "bitsandbytes", None)
+    monkeypatch.setitem(sys.modules, "bitsandbytes.optim", None)
+    fusionnet = FusionNet(folder, image_size=SIZE, optimizer="adamw8bit")
+    with pytest.raises(InputError, match="pip install bitsandbytes"):
+        fusionnet.optimizer(list(fusionnet.parameters()))
+
+
+@pytest.mark.parametrize("part", ["unet", "vae"])
+def test_weights_cut_short_are_one_line(part: str, folder: str, tmp_path: Path) -> None:
+    shutil.copytree(folder, tmp_path / "sd")
+    weights = tmp_path / "sd" / part / "diffusion_pytorch_model.safetensors"
+    weights.write_bytes(weights.read_bytes()[: weights.stat().st_size // 2])
+    with pytest.raises(InputError, match=f"its {part}"):
+        FusionNet(str(tmp_path / "sd"), image_size=SIZE)

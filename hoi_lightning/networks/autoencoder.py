@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from safetensors import SafetensorError
 from torch import Tensor
 
 from hoi_lightning.errors import InputError
@@ -54,7 +55,7 @@ class Latents:
         return self.vae.to(device)
 
 
-def load_vae(folder: str) -> Latents:
+def load_vae(folder: str, revision: str | None = None) -> Latents:
     """Open `<folder>/vae` as diffusers saved it, frozen.
 
     Raises:
@@ -68,8 +69,8 @@ def load_vae(folder: str) -> Latents:
     config = Path(folder, "vae", "config.json")
     try:
         name = json.loads(config.read_text())["_class_name"] if config.is_file() else "AutoencoderKL"
-        vae = getattr(diffusers, name).from_pretrained(folder, subfolder="vae")
-    except (OSError, ValueError, AttributeError, KeyError) as error:
+        vae = getattr(diffusers, name).from_pretrained(folder, subfolder="vae", revision=revision)
+    except (OSError, ValueError, RuntimeError, AttributeError, KeyError, SafetensorError) as error:
         raise InputError(missing_pretrained(folder, "vae", error)) from None
     return Latents(vae.eval().requires_grad_(False))
 

@@ -1,10 +1,13 @@
 """FusionNet's network: a nine-channel Stable Diffusion inpainting U-Net, from a diffusers folder or built small."""
 
+import copy
+import json
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import torch
+from safetensors import SafetensorError
 from torch import Tensor
 
 from hoi_lightning.diffusion.schedule import NoiseSchedule, PredictionType
@@ -12,8 +15,13 @@ from hoi_lightning.errors import InputError
 from hoi_lightning.networks.autoencoder import missing_pretrained
 
 
-def load_unet(folder: str) -> Any:
+def load_unet(folder: str, revision: str | None = None, widen_conv_in: bool = False) -> Any:
     """Open `<folder>/unet`; a hub id works too.
+
+    Args:
+        folder: diffusers folder or hub id.
+        revision: of the hub id.
+        widen_conv_in: take a text-to-image U-Net, too: its filters stay, those of hole and context start at zero.
 
     Raises:
         InputError: no nine-channel inpainting U-Net there.
@@ -21,15 +29,29 @@ def load_unet(folder: str) -> Any:
     from diffusers import UNet2DConditionModel
 
     try:
-        unet = UNet2DConditionModel.from_pretrained(folder, subfolder="unet")
-    except (OSError, ValueError) as error:
+        unet = UNet2DConditionModel.from_pretrained(folder, subfolder="unet", revision=revision)
+    except (OSError, ValueError, RuntimeError, SafetensorError) as error:
         raise InputError(missing_pretrained(folder, "unet", error)) from None
-    if unet.config.in_channels != 2 * unet.config.out_channels + 1:
+    wanted, found = 2 * unet.config.out_channels + 1, unet.config.in_channels
+    if found == unet.config.out_channels and widen_conv_in:
+        _widen(unet, wanted)
+    elif found != wanted:
+        way_out = " or --model.widen_conv_in true" if found == unet.config.out_channels else ""
         raise InputError(
-            f"--model.pretrained {folder}: its unet has {unet.config.in_channels} input channels, an inpainting U-Net "
-            f"has {2 * unet.config.out_channels + 1}; pass an inpainting checkpoint"
+            f"--model.pretrained {folder}: its unet has {found} input channels, an inpainting U-Net has {wanted}; "
+            f"pass an inpainting checkpoint{way_out}"
         )
     return unet.train()
+
+
+def _widen(unet: Any, channels: int) -> None:
+    old = unet.conv_in
+    unet.conv_in = torch.nn.Conv2d(channels, old.out_channels, old.kernel_size, padding=old.padding)
+    with torch.no_grad():
+        unet.conv_in.weight.zero_()
+        unet.conv_in.weight[:, : old.in_channels] = old.weight
+        unet.conv_in.bias.copy_(old.bias)
+    unet.register_to_config(in_channels=channels)
 
 
 def small_unet(channels: Sequence[int], latent_channels: int, sample_size: int) -> Any:
@@ -51,7 +73,7 @@ def small_unet(channels: Sequence[int], latent_channels: int, sample_size: int) 
     )
 
 
-def load_scheduler(folder: str) -> Any:
+def load_scheduler(folder: str, revision: str | None = None) -> Any:
     """Open `<folder>/scheduler` as a `DDIMScheduler`.
 
     Raises:
@@ -60,18 +82,18 @@ def load_scheduler(folder: str) -> Any:
     from diffusers import DDIMScheduler
 
     try:
-        return DDIMScheduler.from_pretrained(folder, subfolder="scheduler")
+        return DDIMScheduler.from_pretrained(folder, subfolder="scheduler", revision=revision)
     except (OSError, ValueError) as error:
         raise InputError(missing_pretrained(folder, "scheduler", error)) from None
 
 
-def load_schedule(folder: str) -> tuple[NoiseSchedule, PredictionType]:
+def load_schedule(folder: str, revision: str | None = None) -> tuple[NoiseSchedule, PredictionType]:
     """The noise schedule and the prediction type that the checkpoint was trained with.
 
     Raises:
         InputError: no scheduler config there, or one of a kind that is not implemented.
     """
-    config = load_scheduler(folder).config
+    config = load_scheduler(folder, revision).config
     kind, prediction = config.get("beta_schedule", "linear"), config.get("prediction_type", "epsilon")
     if kind not in ("linear", "scaled_linear", "squaredcos_cap_v2"):
         raise InputError(f"--model.pretrained {folder}: beta_schedule {kind!r} is not implemented")
@@ -85,7 +107,7 @@ def load_schedule(folder: str) -> tuple[NoiseSchedule, PredictionType]:
     return schedule, prediction
 
 
-def prompt_embedding(folder: str, prompt: str, width: int) -> Tensor:
+def prompt_embedding(folder: str, prompt: str, width: int, revision: str | None = None) -> Tensor:
     """Embedding (1, tokens, width) of the one constant prompt; the text encoder is dropped again at once.
 
     Read from `<folder>/prompt_embeds.safetensors` when it is there, else computed by the folder's text encoder. A
@@ -101,10 +123,63 @@ def prompt_embedding(folder: str, prompt: str, width: int) -> Tensor:
     from transformers import CLIPTextModel, CLIPTokenizer
 
     try:
-        tokenizer = CLIPTokenizer.from_pretrained(folder, subfolder="tokenizer")
-        encoder = CLIPTextModel.from_pretrained(folder, subfolder="text_encoder")
+        tokenizer = CLIPTokenizer.from_pretrained(folder, subfolder="tokenizer", revision=revision)
+        encoder = CLIPTextModel.from_pretrained(folder, subfolder="text_encoder", revision=revision)
     except (OSError, ValueError) as error:
         raise InputError(missing_pretrained(folder, "text_encoder", error)) from None
     tokens = tokenizer(prompt, padding="max_length", max_length=tokenizer.model_max_length, return_tensors="pt")
     with torch.no_grad():
         return encoder(tokens.input_ids)[0].float()
+
+
+def add_lora(unet: Any, rank: int) -> None:
+    """Freeze a U-Net and add trainable low-rank adapters to its attention layers."""
+    from peft import LoraConfig
+
+    unet.requires_grad_(False)
+    layers = ["to_q", "to_k", "to_v", "to_out.0"]
+    unet.add_adapter(LoraConfig(r=rank, lora_alpha=rank, init_lora_weights="gaussian", target_modules=layers))
+
+
+def save_inpaint_folder(
+    folder: Path, unet: Any, vae: Any, scheduler: Any, prompt_embeds: Tensor, dtype: torch.dtype
+) -> None:
+    """Write a folder for diffusers' `StableDiffusionInpaintPipeline`.
+
+    Args:
+        folder: is made.
+        unet: nine channels; adapters are merged into the written one, and lie by themselves in `lora/`.
+        vae: the first stage.
+        scheduler: its schedule is kept, its walk becomes ours: trailing times, no clipping, a clean end.
+        prompt_embeds: (1, tokens, width), written in place of a text encoder.
+        dtype: of the written weights.
+    """
+    import diffusers
+    from safetensors.torch import save_file
+
+    diffusers.DDIMScheduler.from_config(
+        scheduler.config,
+        timestep_spacing="trailing",
+        steps_offset=1,  # diffusers warns of another; `trailing` does not read it
+        clip_sample=False,
+        set_alpha_to_one=True,
+    ).save_pretrained(folder / "scheduler")
+    parts = {"unet": copy.deepcopy(unet), "vae": copy.deepcopy(vae)}
+    if getattr(unet, "peft_config", None):
+        unet.save_lora_adapter(folder / "lora")
+        parts["unet"].fuse_lora()
+        parts["unet"].unload_lora()
+    for name, part in parts.items():
+        torch.nn.Module.to(part, dtype).save_pretrained(folder / name)
+    # what is null is handed to `StableDiffusionInpaintPipeline.from_pretrained` as None
+    absent = ("text_encoder", "tokenizer", "safety_checker", "feature_extractor", "image_encoder")
+    index = {
+        "_class_name": "StableDiffusionInpaintPipeline",
+        "_diffusers_version": diffusers.__version__,
+        "requires_safety_checker": False,
+        "scheduler": ["diffusers", "DDIMScheduler"],
+        **{name: ["diffusers", type(part).__name__] for name, part in parts.items()},
+        **{name: [None, None] for name in absent},
+    }
+    (folder / "model_index.json").write_text(json.dumps(index, indent=2) + "\n", encoding="utf-8")
+    save_file({"prompt_embeds": prompt_embeds.contiguous()}, folder / "prompt_embeds.safetensors")

@@ -89,8 +89,7 @@ class HoiTask(LightningModule):
         """AdamW over what is trained, with the learning-rate schedule per step."""
         from diffusers.optimization import get_scheduler
 
-        parameters = [p for p in self.parameters() if p.requires_grad]
-        optimizer = torch.optim.AdamW(parameters, lr=self.learning_rate, weight_decay=self.weight_decay, fused=True)
+        optimizer = self.optimizer([p for p in self.parameters() if p.requires_grad])
         max_steps = self.trainer.max_steps
         total = max_steps if max_steps > 0 else int(self.trainer.estimated_stepping_batches)
         name = "cosine" if self.lr_schedule == "cosine" else "constant_with_warmup"
@@ -98,6 +97,10 @@ class HoiTask(LightningModule):
         return OptimizerLRSchedulerConfig(
             optimizer=optimizer, lr_scheduler={"scheduler": scheduler, "interval": "step"}
         )
+
+    def optimizer(self, parameters: list[torch.nn.Parameter]) -> torch.optim.Optimizer:
+        """AdamW."""
+        return torch.optim.AdamW(parameters, lr=self.learning_rate, weight_decay=self.weight_decay, fused=True)
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Name the task, so that the wrong one is refused with a sentence."""
@@ -117,7 +120,8 @@ class HoiTask(LightningModule):
         checkpoint = read_checkpoint(path, cls.__name__)
         arguments = checkpoint["hyper_parameters"]
         task = cls(**{key: value for key, value in arguments.items() if not key.startswith("_")})
-        task.load_state_dict(checkpoint["state_dict"] | checkpoint.get("ema_state_dict", {}))
+        weights = checkpoint["state_dict"] | checkpoint.get("ema_state_dict", {})
+        task.load_state_dict(weights, strict=task.strict_loading)
         task.checkpoint_hash = file_hash(Path(path))
         return task.eval().requires_grad_(False).to(device)
 

@@ -1,9 +1,6 @@
 """FusionNet: a latent inpainting model that paints the hand into the hole a layout leaves (paper, section 1.3)."""
 
-import copy
-import json
 from collections.abc import Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal, Self
 
@@ -13,46 +10,26 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from hoi_lightning.diffusion.ddpm import SampleNoise, sample_ddim
-from hoi_lightning.diffusion.repaint import sample_repaint
+from hoi_lightning.diffusion.repaint import PRESETS, Preset, RePaintSampler, sample_repaint
 from hoi_lightning.errors import InputError
 from hoi_lightning.hand_proxy import HOLE_DILATION, hole_mask
 from hoi_lightning.networks.autoencoder import load_vae
-from hoi_lightning.networks.inpaint_unet import load_schedule, load_scheduler, load_unet, prompt_embedding, small_unet
+from hoi_lightning.networks.inpaint_unet import (
+    add_lora,
+    load_schedule,
+    load_scheduler,
+    load_unet,
+    prompt_embedding,
+    save_inpaint_folder,
+    small_unet,
+)
+from hoi_lightning.networks.latent_windows import feather, neighbourhood, windows
 from hoi_lightning.tasks.base import HoiTask, file_hash, read_config, write_config
 from hoi_lightning.weights import shipped
 
 PROMPT = "a hand interacting with an object"
-
-
-@dataclass(frozen=True)
-class RePaintSampler:
-    """How FusionNet samples.
-
-    Attributes:
-        num_steps: kept timesteps.
-        composition: `off` = nothing but the network, `replace` = eqs. 9-11 without resampling, `repaint` = with it.
-        jump_length: j, steps of one jump back to more noise.
-        jump_n_sample: r, visits of each stretch; 1 = no jumps.
-        start_resampling: jump only below this kept step; None = everywhere.
-        eta: 0 = deterministic steps (DDIM), 1 = ancestral ones (DDPM, eq. 10).
-        guidance_scale: classifier-free guidance by the object picture, 1 = none; twice the network calls.
-    """
-
-    num_steps: int
-    composition: Literal["off", "replace", "repaint"] = "repaint"
-    jump_length: int = 5
-    jump_n_sample: int = 2
-    start_resampling: int | None = None
-    eta: float = 1.0
-    guidance_scale: float = 1.0
-
-
-Preset = Literal["paper", "balanced", "fast"]
-PRESETS: dict[Preset, RePaintSampler] = {
-    "paper": RePaintSampler(250, jump_length=10, jump_n_sample=10),  # 2410 network calls
-    "balanced": RePaintSampler(50),  # 95
-    "fast": RePaintSampler(20),  # 35
-}
+# arguments that a released folder answers itself
+_OF_TRAINING = {"pretrained", "revision", "widen_conv_in", "lora_rank", "unet_channels", "compile_unet", "optimizer"}
 
 
 class FusionNet(HoiTask):
@@ -64,6 +41,10 @@ class FusionNet(HoiTask):
     Args:
         pretrained: diffusers folder, hub id, or `mini-base`, which comes with the package, with `vae/`, `scheduler/`,
             `unet/` (and `text_encoder/`, `tokenizer/`).
+        revision: branch, tag or commit of a hub id.
+        widen_conv_in: take a text-to-image U-Net, too, whose filters of hole and context start at zero.
+        lora_rank: train adapters of this rank on the attention layers (Hu et al. 2106.09685) instead of all weights;
+            checkpoints hold the adapters alone.
         unet_channels: widths of a small U-Net to train from scratch; None = fine-tune `<pretrained>/unet`.
         image_size: side of the pictures in pixels.
         object_context: what the network sees of the object picture: all of it, also under the future hand, or, as
@@ -82,6 +63,8 @@ class FusionNet(HoiTask):
         neighbourhood: sample the latents of the hole's neighbourhood only, a square about it whose side is a multiple
             of 16 cells; another small-machine speed-up.
         gradient_checkpointing: recompute activations in the backward pass: less memory, about a fifth slower.
+        compile_unet: `torch.compile` the U-Net: minutes at the start, faster steps on a GPU.
+        optimizer: `adamw8bit` keeps its moments in a quarter of the memory and needs bitsandbytes.
         sampler: preset of `sample`.
         learning_rate: see `HoiTask`.
         weight_decay: see `HoiTask`.
@@ -96,6 +79,9 @@ class FusionNet(HoiTask):
     def __init__(
         self,
         pretrained: str = "stable-diffusion-v1-5/stable-diffusion-inpainting",
+        revision: str | None = None,
+        widen_conv_in: bool = False,
+        lora_rank: int | None = None,
         unet_channels: tuple[int, ...] | None = None,
         image_size: int = 512,
         object_context: Literal["full", "masked"] = "full",
@@ -110,6 +96,8 @@ class FusionNet(HoiTask):
         crop: int | None = None,
         neighbourhood: bool = False,
         gradient_checkpointing: bool = False,
+        compile_unet: bool = False,
+        optimizer: Literal["adamw", "adamw8bit"] = "adamw",
         sampler: Preset = "balanced",
         learning_rate: float = 1e-5,
         weight_decay: float = 1e-2,
@@ -122,22 +110,27 @@ class FusionNet(HoiTask):
         if shipped(pretrained).is_dir():
             pretrained = str(shipped(pretrained))
         self.pretrained = pretrained
-        self.latents = load_vae(pretrained)
-        self.schedule, self.prediction_type = load_schedule(pretrained)
+        self.latents = load_vae(pretrained, revision)
+        self.schedule, self.prediction_type = load_schedule(pretrained, revision)
         if unet_channels is None:
-            self.unet = load_unet(pretrained)
+            self.unet = load_unet(pretrained, revision, widen_conv_in)
         else:
             self.unet = small_unet(unet_channels, self.latents.channels, image_size // self.latents.factor)
         self.unet.to(memory_format=torch.channels_last)
+        if lora_rank is not None:
+            add_lora(self.unet, lora_rank)
+            self.strict_loading = False
+        if compile_unet:
+            self.unet.compile()
         if gradient_checkpointing:
             self.unet.enable_gradient_checkpointing()
         width = self.unet.config.cross_attention_dim
-        self.register_buffer("prompt_embeds", prompt_embedding(pretrained, PROMPT, width))
+        self.register_buffer("prompt_embeds", prompt_embedding(pretrained, PROMPT, width, revision))
         self.image_size, self.object_context, self.hole_dilation = image_size, object_context, hole_dilation
         self.hand_hole, self.full_hole, self.context_dropout = hand_hole, full_hole, context_dropout
         self.min_snr_gamma, self.outside_weight, self.hand_weight = min_snr_gamma, outside_weight, hand_weight
         self.timestep_power, self.crop, self.neighbourhood = timestep_power, crop, neighbourhood
-        self.sampler = PRESETS[sampler]
+        self.sampler, self.optimizer_kind, self.revision = PRESETS[sampler], optimizer, revision
 
     def setup(self, stage: str) -> None:
         """Refuse cached latents that another autoencoder made.
@@ -159,6 +152,22 @@ class FusionNet(HoiTask):
     def hole_mask(self, layouts: Tensor) -> Tensor:
         """The hole of each layout (B, 5): (B, 1, S, S) of {0, 1} at `image_size`."""
         return hole_mask(layouts, self.image_size, self.hole_dilation)
+
+    def optimizer(self, parameters: list[torch.nn.Parameter]) -> torch.optim.Optimizer:
+        """AdamW, with moments of 32 or 8 bits.
+
+        Raises:
+            InputError: bitsandbytes is wanted and not installed.
+        """
+        if self.optimizer_kind == "adamw":
+            return super().optimizer(parameters)
+        try:
+            from bitsandbytes.optim import AdamW8bit
+        except ImportError:
+            raise InputError(
+                "--model.optimizer adamw8bit: bitsandbytes is not installed; `pip install bitsandbytes`, or use adamw"
+            ) from None
+        return AdamW8bit(parameters, lr=self.learning_rate, weight_decay=self.weight_decay)
 
     def training_holes(self, batch: dict[str, Any], generator: torch.Generator) -> Tensor:
         """The holes to train on, (B, 1, S, S) of {0, 1}: the layout's, now and then the hand's own, or everything."""
@@ -230,12 +239,12 @@ class FusionNet(HoiTask):
         sampler = sampler or self.sampler
         hole_z, context, known = self._to_latent(hole), self._encode_context(obj, hole), self.latents.encode(obj)
         z0 = known.clone()
-        boxes = [_neighbourhood(one) if self.neighbourhood else (0, 0, one.shape[-1]) for one in hole_z[:, 0]]
+        boxes = [neighbourhood(one) if self.neighbourhood else (0, 0, one.shape[-1]) for one in hole_z[:, 0]]
         for side in sorted({box[2] for box in boxes}):
             rows = [row for row, box in enumerate(boxes) if box[2] == side]
             corners = torch.tensor([boxes[row][:2] for row in rows], device=obj.device)
-            parts = (windows(x[rows], corners, side) for x in (known, context, hole_z))
-            painted = self._sample_latents(*parts, [seeds[row] for row in rows], sampler)
+            known_w, context_w, hole_w = (windows(x[rows], corners, side) for x in (known, context, hole_z))
+            painted = self._sample_latents(known_w, context_w, hole_w, [seeds[row] for row in rows], sampler)
             for row, latents in zip(rows, painted, strict=True):
                 left, top, _ = boxes[row]
                 z0[row, :, top : top + side, left : left + side] = latents
@@ -292,6 +301,9 @@ class FusionNet(HoiTask):
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Write where the frozen parts lie so that the checkpoint opens from another working folder, too."""
         super().on_save_checkpoint(checkpoint)
+        if not self.strict_loading:  # the frozen U-Net is the pretrained one
+            learnt = {name for name, p in self.named_parameters() if p.requires_grad}
+            checkpoint["state_dict"] = {k: v for k, v in checkpoint["state_dict"].items() if k in learnt}
         if Path(self.pretrained).is_dir():
             checkpoint["hyper_parameters"]["pretrained"] = str(Path(self.pretrained).resolve())
 
@@ -303,35 +315,12 @@ class FusionNet(HoiTask):
     def save_pretrained(self, folder: Path, dtype: torch.dtype = torch.float16) -> None:
         """Write a Stable Diffusion inpainting folder that diffusers opens, too, and `config.json` beside its parts.
 
-        `prompt_embeds.safetensors` holds the one prompt's embedding in place of a text encoder.
+        `prompt_embeds.safetensors` holds the one prompt's embedding in place of a text encoder. Adapters are merged
+        into `unet/` and lie by themselves in `lora/`, for `load_lora_adapter`.
         """
-        import diffusers
-        from safetensors.torch import save_file
-
-        scheduler = diffusers.DDIMScheduler.from_config(
-            load_scheduler(self.pretrained).config,
-            timestep_spacing="trailing",  # as `sample` walks
-            steps_offset=1,  # diffusers warns of another; `trailing` does not read it
-            clip_sample=False,
-            set_alpha_to_one=True,
-        )
-        scheduler.save_pretrained(folder / "scheduler")
-        parts = {"unet": self.unet, "vae": self.latents.vae}
-        for name, part in parts.items():
-            torch.nn.Module.to(copy.deepcopy(part), dtype).save_pretrained(folder / name)
-        # what is null is handed to `StableDiffusionInpaintPipeline.from_pretrained` as None
-        absent = ("text_encoder", "tokenizer", "safety_checker", "feature_extractor", "image_encoder")
-        index = {
-            "_class_name": "StableDiffusionInpaintPipeline",
-            "_diffusers_version": diffusers.__version__,
-            "requires_safety_checker": False,
-            "scheduler": ["diffusers", "DDIMScheduler"],
-            **{name: ["diffusers", type(part).__name__] for name, part in parts.items()},
-            **{name: [None, None] for name in absent},
-        }
-        (folder / "model_index.json").write_text(json.dumps(index, indent=2) + "\n", encoding="utf-8")
-        save_file({"prompt_embeds": self.prompt_embeds.contiguous()}, folder / "prompt_embeds.safetensors")
-        write_config(folder, {k: v for k, v in self._arguments().items() if k not in ("pretrained", "unet_channels")})
+        scheduler = load_scheduler(self.pretrained, self.revision)
+        save_inpaint_folder(folder, self.unet, self.latents.vae, scheduler, self.prompt_embeds, dtype)
+        write_config(folder, {k: v for k, v in self._arguments().items() if k not in _OF_TRAINING})
 
     @classmethod
     def from_pretrained(cls, folder: Path, device: str | torch.device = "cpu") -> Self:
@@ -360,7 +349,8 @@ class FusionNet(HoiTask):
             return torch.ones_like(t, dtype=torch.float32)
         snr = self.schedule.snr(t)
         clamped = snr.clamp(max=self.min_snr_gamma)
-        return clamped / {"sample": 1, "epsilon": snr, "v_prediction": snr + 1}[self.prediction_type]
+        share = {"sample": torch.ones_like(snr), "epsilon": snr, "v_prediction": snr + 1}  # a unit error of x0 in it
+        return clamped / share[self.prediction_type]
 
     def _corners(self, centres: Tensor, cells: int, generator: torch.Generator) -> Tensor:
         """Top left cells (B, 2), x and y, of training windows about jittered centres (B, 2), NDC."""
@@ -368,39 +358,3 @@ class FusionNet(HoiTask):
         jitter = torch.rand(centres.shape, generator=generator, device=centres.device) - 0.5
         corner = (centres + 1) / 2 * cells + jitter * self.crop / 2 - self.crop / 2
         return corner.round().long().clamp(0, cells - self.crop)
-
-
-def windows(x: Tensor, corners: Tensor, side: int) -> Tensor:
-    """One square window of each picture (B, C, h, w); `corners` are int64 (B, 2), x and y."""
-    steps = torch.arange(side, device=x.device)
-    rows, columns = corners[:, 1, None] + steps, corners[:, 0, None] + steps
-    index = torch.arange(len(x), device=x.device)[:, None, None]
-    return x.permute(0, 2, 3, 1)[index, rows[:, :, None], columns[:, None, :]].permute(0, 3, 1, 2)
-
-
-def _neighbourhood(hole_z: Tensor, margin: int = 4, multiple: int = 16) -> tuple[int, int, int]:
-    """Left, top and side, in cells, of a square window about the hole (h, h) that lies inside the picture."""
-    cells = hole_z.shape[-1]
-    places = hole_z.nonzero()
-    if not len(places):
-        return 0, 0, min(multiple, cells)
-    first, last = (
-        (places.min(dim=0).values - margin).clamp(min=0),
-        (places.max(dim=0).values + 1 + margin).clamp(max=cells),
-    )
-    side = min(-(-int((last - first).max()) // multiple) * multiple, cells)
-    top, left = ((first + last - side) // 2).clamp(0, cells - side).tolist()
-    return left, top, side
-
-
-def feather(hole: Tensor, width: float = 0.02) -> Tensor:
-    """Weights of the painted picture: 0 outside the hole, rising to 1 over `width` of the side inside it.
-
-    Args:
-        hole: (B, 1, S, S) of {0, 1}.
-        width: share of the side.
-    """
-    reach = max(1, round(width * hole.shape[-1]))
-    eroded = 1 - F.max_pool2d(1 - hole, 2 * reach + 1, stride=1, padding=reach)
-    padded = F.pad(eroded, (reach, reach, reach, reach), mode="replicate")
-    return F.avg_pool2d(padded, 2 * reach + 1, stride=1) * hole

@@ -5,7 +5,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from hoi_lightning.tasks.fusionnet import FusionNet, windows
+from hoi_lightning.networks.latent_windows import windows
+from hoi_lightning.tasks.fusionnet import FusionNet
 
 
 class InpaintBase(FusionNet):
