@@ -1,7 +1,6 @@
 """FusionNet's holes, windows, weights and guidance; InpaintBase."""
 
 import shutil
-import sys
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -197,14 +196,6 @@ def test_a_widened_text_to_image_unet_starts_as_itself(folder: str, tmp_path: Pa
     x, t = torch.randn(1, 9, 8, 8, generator=generator()), torch.tensor([300])
     theirs = plain.eval()(x[:, :4], t, fusionnet.prompt_embeds).sample
     assert torch.allclose(fusionnet._predict(x[:, :4], t, x[:, 4:5], x[:, 5:]), theirs, atol=1e-5)
-
-
-def test_eight_bit_moments_need_bitsandbytes(folder: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setitem(sys.modules, "bitsandbytes", None)
-    monkeypatch.setitem(sys.modules, "bitsandbytes.optim", None)
-    fusionnet = FusionNet(folder, image_size=SIZE, optimizer="adamw8bit")
-    with pytest.raises(InputError, match="pip install bitsandbytes"):
-        fusionnet.optimizer(list(fusionnet.parameters()))
 
 
 @pytest.mark.parametrize("part", ["unet", "vae"])

@@ -17,6 +17,8 @@ from torch import Tensor
 from hoi_lightning.diffusion.ddpm import sample_seeds
 from hoi_lightning.errors import InputError, NonFiniteLoss
 
+Optimizer = Literal["adamw", "adamw8bit"]
+
 
 class HoiTask(LightningModule):
     """Base of all tasks; a subclass adds `loss(batch, generator)`.
@@ -27,6 +29,7 @@ class HoiTask(LightningModule):
         warmup_steps: linear warm-up, in optimizer steps.
         lr_schedule: after the warm-up; `cosine` reaches 0 at the run's last step.
         seed: noise and timesteps of training step k on rank r belong to (seed, k, r), so a resumed run draws the same.
+        optimizer: `adamw8bit` keeps AdamW's moments in a quarter of the memory (bitsandbytes).
     """
 
     checkpoint_hash: str = ""
@@ -38,9 +41,11 @@ class HoiTask(LightningModule):
         warmup_steps: int = 0,
         lr_schedule: Literal["constant", "cosine"] = "constant",
         seed: int = 0,
+        optimizer: Optimizer = "adamw",
     ) -> None:
         super().__init__()
         self.learning_rate, self.weight_decay, self.seed = learning_rate, weight_decay, seed
+        self.optimizer = optimizer
         self.warmup_steps, self.lr_schedule = warmup_steps, lr_schedule
 
     def loss(self, batch: dict[str, Any], generator: torch.Generator) -> dict[str, Tensor]:
@@ -89,7 +94,13 @@ class HoiTask(LightningModule):
         """AdamW over what is trained, with the learning-rate schedule per step."""
         from diffusers.optimization import get_scheduler
 
-        optimizer = self.optimizer([p for p in self.parameters() if p.requires_grad])
+        parameters = [p for p in self.parameters() if p.requires_grad]
+        if self.optimizer == "adamw":
+            optimizer = torch.optim.AdamW(parameters, lr=self.learning_rate, weight_decay=self.weight_decay, fused=True)
+        else:
+            from bitsandbytes.optim import AdamW8bit
+
+            optimizer = AdamW8bit(parameters, lr=self.learning_rate, weight_decay=self.weight_decay)
         max_steps = self.trainer.max_steps
         total = max_steps if max_steps > 0 else int(self.trainer.estimated_stepping_batches)
         name = "cosine" if self.lr_schedule == "cosine" else "constant_with_warmup"
@@ -97,10 +108,6 @@ class HoiTask(LightningModule):
         return OptimizerLRSchedulerConfig(
             optimizer=optimizer, lr_scheduler={"scheduler": scheduler, "interval": "step"}
         )
-
-    def optimizer(self, parameters: list[torch.nn.Parameter]) -> torch.optim.Optimizer:
-        """AdamW."""
-        return torch.optim.AdamW(parameters, lr=self.learning_rate, weight_decay=self.weight_decay, fused=True)
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Name the task, so that the wrong one is refused with a sentence."""

@@ -24,7 +24,7 @@ from hoi_lightning.networks.inpaint_unet import (
     small_unet,
 )
 from hoi_lightning.networks.latent_windows import feather, neighbourhood, windows
-from hoi_lightning.tasks.base import HoiTask, file_hash, read_config, write_config
+from hoi_lightning.tasks.base import HoiTask, Optimizer, file_hash, read_config, write_config
 from hoi_lightning.weights import shipped
 
 PROMPT = "a hand interacting with an object"
@@ -64,7 +64,7 @@ class FusionNet(HoiTask):
             of 16 cells; another small-machine speed-up.
         gradient_checkpointing: recompute activations in the backward pass: less memory, about a fifth slower.
         compile_unet: `torch.compile` the U-Net: minutes at the start, faster steps on a GPU.
-        optimizer: `adamw8bit` keeps its moments in a quarter of the memory and needs bitsandbytes.
+        optimizer: see `HoiTask`.
         sampler: preset of `sample`.
         learning_rate: see `HoiTask`.
         weight_decay: see `HoiTask`.
@@ -97,7 +97,7 @@ class FusionNet(HoiTask):
         neighbourhood: bool = False,
         gradient_checkpointing: bool = False,
         compile_unet: bool = False,
-        optimizer: Literal["adamw", "adamw8bit"] = "adamw",
+        optimizer: Optimizer = "adamw",
         sampler: Preset = "balanced",
         learning_rate: float = 1e-5,
         weight_decay: float = 1e-2,
@@ -105,7 +105,7 @@ class FusionNet(HoiTask):
         lr_schedule: Literal["constant", "cosine"] = "constant",
         seed: int = 0,
     ) -> None:
-        super().__init__(learning_rate, weight_decay, warmup_steps, lr_schedule, seed)
+        super().__init__(learning_rate, weight_decay, warmup_steps, lr_schedule, seed, optimizer)
         self.save_hyperparameters()
         if shipped(pretrained).is_dir():
             pretrained = str(shipped(pretrained))
@@ -130,7 +130,7 @@ class FusionNet(HoiTask):
         self.hand_hole, self.full_hole, self.context_dropout = hand_hole, full_hole, context_dropout
         self.min_snr_gamma, self.outside_weight, self.hand_weight = min_snr_gamma, outside_weight, hand_weight
         self.timestep_power, self.crop, self.neighbourhood = timestep_power, crop, neighbourhood
-        self.sampler, self.optimizer_kind, self.revision = PRESETS[sampler], optimizer, revision
+        self.sampler, self.revision = PRESETS[sampler], revision
 
     def setup(self, stage: str) -> None:
         """Refuse cached latents that another autoencoder made.
@@ -152,22 +152,6 @@ class FusionNet(HoiTask):
     def hole_mask(self, layouts: Tensor) -> Tensor:
         """The hole of each layout (B, 5): (B, 1, S, S) of {0, 1} at `image_size`."""
         return hole_mask(layouts, self.image_size, self.hole_dilation)
-
-    def optimizer(self, parameters: list[torch.nn.Parameter]) -> torch.optim.Optimizer:
-        """AdamW, with moments of 32 or 8 bits.
-
-        Raises:
-            InputError: bitsandbytes is wanted and not installed.
-        """
-        if self.optimizer_kind == "adamw":
-            return super().optimizer(parameters)
-        try:
-            from bitsandbytes.optim import AdamW8bit
-        except ImportError:
-            raise InputError(
-                "--model.optimizer adamw8bit: bitsandbytes is not installed; `pip install bitsandbytes`, or use adamw"
-            ) from None
-        return AdamW8bit(parameters, lr=self.learning_rate, weight_decay=self.weight_decay)
 
     def training_holes(self, batch: dict[str, Any], generator: torch.Generator) -> Tensor:
         """The holes to train on, (B, 1, S, S) of {0, 1}: the layout's, now and then the hand's own, or everything."""

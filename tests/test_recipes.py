@@ -1,0 +1,51 @@
+"""What the recipes' weights, gradients, moments and averages take on a GPU, by arithmetic."""
+
+from pathlib import Path
+
+import torch
+import yaml
+from diffusers import UNet2DConditionModel
+
+CONFIGS = Path(__file__).parent.parent / "configs"
+GIB = 2**30
+# https://huggingface.co/stable-diffusion-v1-5/stable-diffusion-inpainting: unet/config.json
+SD15_INPAINTING = {
+    "sample_size": 64,
+    "in_channels": 9,
+    "cross_attention_dim": 768,
+    "attention_head_dim": 8,
+    "block_out_channels": (320, 640, 1280, 1280),
+}
+
+
+def static_gib(*overlays: str) -> float:
+    """fp32 weights, gradients, AdamW's two moments and EMA of what is trained, and a bf16 copy of all weights."""
+    arguments = yaml.safe_load((CONFIGS / "fusionnet.yaml").read_text())["model"]["init_args"]
+    for name in overlays:
+        overlay = yaml.safe_load((CONFIGS / f"overlays/{name}.yaml").read_text())
+        arguments |= overlay.get("model", {}).get("init_args", {})
+    with torch.device("meta"):
+        unet = UNet2DConditionModel(**SD15_INPAINTING)
+        if arguments.get("lora_rank"):
+            from hoi_lightning.networks.inpaint_unet import add_lora
+
+            add_lora(unet, arguments["lora_rank"])
+    everything = sum(p.numel() for p in unet.parameters())
+    trained = sum(p.numel() for p in unet.parameters() if p.requires_grad)
+    moments = 2 * (1 if arguments.get("optimizer") == "adamw8bit" else 4)
+    return (4 * everything + 2 * everything + trained * (4 + moments + 4)) / GIB
+
+
+def test_the_unet_is_stable_diffusion_s() -> None:
+    with torch.device("meta"):
+        unet = UNet2DConditionModel(**SD15_INPAINTING)
+    assert sum(p.numel() for p in unet.parameters()) == 859_535_364
+
+
+def test_a_4090_holds_its_recipe() -> None:
+    assert static_gib("rtx4090") < 24 - 8  # the rest is for activations and the autoencoder
+    assert static_gib("rtx4090") < static_gib()
+
+
+def test_adapters_take_a_third() -> None:
+    assert static_gib("lora") < static_gib() / 3
