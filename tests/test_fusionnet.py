@@ -155,6 +155,22 @@ def test_a_base_never_sees_a_hand(folder: str, monkeypatch: pytest.MonkeyPatch) 
     assert not torch.equal(first, windowed)
 
 
+def test_the_denoising_strip_ends_with_the_sample(folder: str) -> None:
+    fusionnet, data = FusionNet(folder, image_size=SIZE, sampler="fast").eval(), batch(2)
+    strip = fusionnet.figures(data, seed=5)["denoising"]
+    assert strip.dtype == torch.tensor([], dtype=torch.uint8).numpy().dtype
+    assert strip.shape[0] > 2 * 128
+    assert strip.shape[1] > 8 * 128
+    estimates: list[Tensor] = []
+    hole = fusionnet.hole_mask(data["layout"])
+    known = fusionnet.latents.encode(data["obj"])
+    cells = fusionnet._to_latent(hole)
+    z0 = fusionnet._sample_latents(known, known, cells, [1, 2], fusionnet.sampler, estimates)
+    assert len(estimates) == 35
+    assert torch.allclose(estimates[-1], z0, atol=1e-5)
+    assert not torch.allclose(estimates[0], z0, atol=1e-2)
+
+
 def test_lora_trains_and_keeps_adapters_only(folder: str, tmp_path: Path) -> None:
     """The checkpoint opens on the same pretrained folder, and a released folder holds the merged weights."""
     torch.manual_seed(0)

@@ -320,25 +320,46 @@ class Blurs(pl.LightningModule):
 
     def sample_images(self, batch, seeds):
         noise = [torch.randn(3, 16, 16, generator=torch.Generator().manual_seed(seed)) for seed in seeds]
-        return (batch["hoi"] + 0.1 * torch.stack(noise)).clamp(-1, 1)
+        changed = (batch["hoi"] + 0.1 * torch.stack(noise)).clamp(-1, 1)
+        return torch.where(self.hole_mask(batch["layout"]) > 0, changed, batch["obj"])
+
+    def hole_mask(self, layouts):
+        hole = torch.zeros(len(layouts), 1, 16, 16)
+        hole[..., 4:14, 4:14] = 1
+        return hole
 
 
-def fit(callback, tmp_path, batch_size, epochs=1):
-    data = [{"key": f"key{i}", "hoi": picture} for i, picture in enumerate(pictures(12, 16).float() / 127.5 - 1)]
+class Leaks(Blurs):
+    """One that changes pixels outside the hole, too."""
+
+    def sample_images(self, batch, seeds):
+        return super().sample_images(batch, seeds) + 10 / 127.5
+
+
+def fit(callback, tmp_path, batch_size, epochs=1, task=Blurs):
+    hand = torch.zeros(1, 16, 16)
+    hand[:, 5:13, 6:12] = 1
+    data = [
+        {"key": f"key{i}", "hoi": picture, "obj": picture * 0.9, "hand": hand, "layout": torch.zeros(5)}
+        for i, picture in enumerate(pictures(12, 16).float() / 127.5 - 1)
+    ]
     loader = torch.utils.data.DataLoader(data, batch_size=batch_size)
     trainer = pl.Trainer(
         max_epochs=epochs, accelerator="cpu", logger=False, callbacks=[callback], default_root_dir=tmp_path,
         enable_progress_bar=False, enable_model_summary=False, enable_checkpointing=False,
     )  # fmt: skip
-    trainer.fit(Blurs(), loader, loader)
+    trainer.fit(task(), loader, loader)
     trainer.save_checkpoint(tmp_path / "last.ckpt")
-    return {name: value.item() for name, value in trainer.callback_metrics.items() if "num" in name or "mini" in name}
+    return {name: value.item() for name, value in trainer.callback_metrics.items() if name.startswith("val/")}
 
 
 def test_the_callback_logs_the_same_figures_for_every_batch_size_and_keeps_its_networks_to_itself(tmp_path):
     figures = fit(ImageMetricsCallback(num_samples=10), tmp_path, batch_size=4)
-    assert set(figures) == {"val/fd_mini", "val/lpips_mini", "val/num_pictures"}
-    assert figures["val/num_pictures"] == 10
+    names = ("fd_mini", "lpips_mini", "num_pictures", "fd_mini_hand", "lpips_mini_hand", "num_pictures_hand")
+    assert set(figures) == {f"val/{name}" for name in names} | {"val/outside_max_diff"}
+    assert figures["val/num_pictures"] == figures["val/num_pictures_hand"] == 10
+    assert figures["val/outside_max_diff"] == 0
+    assert figures["val/lpips_mini_hand"] > figures["val/lpips_mini"]
     assert figures["val/fd_mini"] > 0
     assert fit(ImageMetricsCallback(num_samples=10), tmp_path, batch_size=3) == pytest.approx(figures, rel=1e-4)
     checkpoint = torch.load(tmp_path / "last.ckpt", weights_only=True)
@@ -352,4 +373,10 @@ def test_the_callback_can_skip_validations_and_remembers_its_count(tmp_path):
     resumed = ImageMetricsCallback(num_samples=4, every_n_validations=2)
     resumed.load_state_dict({"validations": 1})
     assert fit(resumed, tmp_path, batch_size=4) == {}  # the second validation is not measured
-    assert fit(ImageMetricsCallback(num_samples=1), tmp_path, batch_size=4) == {}  # one picture has no covariance
+    one = fit(ImageMetricsCallback(num_samples=1), tmp_path, batch_size=4)
+    assert set(one) == {"val/outside_max_diff"}  # one picture has no covariance
+
+
+def test_the_callback_sees_what_changes_outside_the_hole(tmp_path):
+    figures = fit(ImageMetricsCallback(num_samples=4), tmp_path, batch_size=4, task=Leaks)
+    assert figures["val/outside_max_diff"] == pytest.approx(10, abs=1)

@@ -8,7 +8,7 @@ from lightning.pytorch import Callback, LightningModule, Trainer
 from torch import Tensor
 
 from hoi_lightning.diffusion.ddpm import sample_seeds
-from hoi_lightning.metrics.image import ImageMetrics, image_metrics
+from hoi_lightning.metrics.image import ImageMetrics, as_batch, hole_crop, image_metrics
 
 
 @runtime_checkable
@@ -19,9 +19,16 @@ class SamplesImages(Protocol):
         """Pictures (B, 3, H, W) in [-1, 1] for the batch, comparable with `batch["hoi"]`."""
         ...
 
+    def hole_mask(self, layouts: Tensor) -> Tensor:
+        """What may differ from `batch["obj"]`, (B, 1, H, W) of {0, 1}."""
+        ...
+
 
 class ImageMetricsCallback(Callback):
     """Samples pictures for a fixed part of the validation set and logs `val/fid`, `val/lpips` or their stand-ins.
+
+    The same with `_hand` are of the squares around the recorded hands; `val/outside_max_diff`, the largest change of
+    any pixel outside a hole, of 255, is 0 unless something is broken.
 
     A sample's noise comes from (seed, key), so the figures of two validations differ by the weights alone. The feature
     networks are made at the first use, belong to no module and are in no checkpoint.
@@ -35,6 +42,8 @@ class ImageMetricsCallback(Callback):
     def __init__(self, num_samples: int = 64, every_n_validations: int = 1, seed: int = 0) -> None:
         self.num_samples, self.every_n_validations, self.seed = num_samples, every_n_validations, seed
         self._metrics: ImageMetrics | None = None
+        self._hands: ImageMetrics | None = None
+        self._outside = 0
         self._validations = 0
         self._left = 0
 
@@ -54,8 +63,10 @@ class ImageMetricsCallback(Callback):
         if self._validations % self.every_n_validations == 0:
             self._left = -(-self.num_samples // trainer.world_size)  # each rank its share, rounded up
             if self._metrics is None:
-                self._metrics = image_metrics(pl_module.device)
-            self._metrics.reset()
+                self._metrics, self._hands = image_metrics(pl_module.device), image_metrics(pl_module.device)
+            for metrics in (self._metrics, self._hands):
+                metrics.reset()
+            self._outside = 0
         self._validations += 1
 
     def on_validation_batch_end(
@@ -68,30 +79,49 @@ class ImageMetricsCallback(Callback):
         dataloader_idx: int = 0,
     ) -> None:
         """Sample the batch, or the part of it that is still wanted."""
-        if self._left == 0 or self._metrics is None:
+        if self._left == 0 or self._metrics is None or self._hands is None:
             return
         wanted = {name: values[: self._left] for name, values in batch.items()}
         seeds = sample_seeds(self.seed, [zlib.crc32(key.encode()) for key in wanted["key"]])
         task: SamplesImages = pl_module  # type: ignore[assignment]
         with torch.no_grad():
             fake = task.sample_images(wanted, seeds)
-        self._metrics.update(_to_uint8(fake), _to_uint8(wanted["hoi"]))
+            holes = task.hole_mask(wanted["layout"]).bool()
+        fake, real, obj = (_to_uint8(pictures) for pictures in (fake, wanted["hoi"], wanted["obj"]))
+        self._metrics.update(fake, real)
+        self._outside = max(self._outside, int(((fake.int() - obj.int()).abs() * ~holes).max()))
+        hands = wanted["hand"][:, 0].bool().cpu().numpy()
+        with_hand = [row for row, hand in enumerate(hands) if hand.any()]
+        if with_hand:
+            crops = (
+                as_batch([hole_crop(pictures[row].permute(1, 2, 0).cpu().numpy(), hands[row]) for row in with_hand])
+                for pictures in (fake, real)
+            )
+            self._hands.update(*crops)
         self._left -= len(seeds)
 
     def on_validation_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Merge the ranks and log."""
-        if trainer.sanity_checking or self._metrics is None or (self._validations - 1) % self.every_n_validations:
+        if (
+            trainer.sanity_checking
+            or self._metrics is None
+            or self._hands is None
+            or (self._validations - 1) % self.every_n_validations
+        ):
             return
+        streams = {"": self._metrics, "_hand": self._hands}
         if trainer.world_size > 1:
             states: list[Any] = [None] * trainer.world_size
-            torch.distributed.all_gather_object(states, self._metrics.state())
-            self._metrics.reset()
-            for state in states:
-                self._metrics.merge(state)
-        if self._metrics.num_pictures < 2:  # a covariance needs two: a smoke run with one picture is no error
-            return
-        figures = {f"val/{name}": value for name, value in self._metrics.compute().items()}
-        pl_module.log_dict(figures, sync_dist=True)  # equal on all ranks by now; sync_dist only says so
+            torch.distributed.all_gather_object(states, [metrics.state() for metrics in streams.values()])
+            for place, metrics in enumerate(streams.values()):
+                metrics.reset()
+                for state in states:
+                    metrics.merge(state[place])
+        figures = {"val/outside_max_diff": float(self._outside)}
+        for name, metrics in streams.items():
+            if metrics.num_pictures >= 2:  # a covariance needs two: a smoke run with one picture is no error
+                figures |= {f"val/{key}{name}": value for key, value in metrics.compute().items()}
+        pl_module.log_dict(figures, sync_dist=True, reduce_fx="max")  # the difference differs by rank
 
 
 def _to_uint8(pictures: Tensor) -> Tensor:

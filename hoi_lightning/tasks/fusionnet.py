@@ -12,6 +12,7 @@ from torch import Tensor
 from hoi_lightning.diffusion.ddpm import SampleNoise, sample_ddim
 from hoi_lightning.diffusion.repaint import PRESETS, Preset, RePaintSampler, sample_repaint
 from hoi_lightning.errors import InputError
+from hoi_lightning.grid import draw_grid
 from hoi_lightning.hand_proxy import HOLE_DILATION, hole_mask
 from hoi_lightning.networks.autoencoder import load_vae
 from hoi_lightning.networks.inpaint_unet import (
@@ -27,6 +28,7 @@ from hoi_lightning.networks.latent_windows import feather, neighbourhood, window
 from hoi_lightning.tasks.base import HoiTask, Optimizer, file_hash, read_config, write_config
 from hoi_lightning.weights import shipped
 
+STRIP = 8  # pictures of one denoising
 PROMPT = "a hand interacting with an object"
 # arguments that a released folder answers itself
 _OF_TRAINING = {"pretrained", "revision", "widen_conv_in", "lora_rank", "unet_channels", "compile_unet", "optimizer"}
@@ -235,8 +237,15 @@ class FusionNet(HoiTask):
         return torch.lerp(obj, self.latents.decode(z0), feather(hole))
 
     def _sample_latents(
-        self, known: Tensor, context: Tensor, hole_z: Tensor, seeds: Sequence[int], sampler: RePaintSampler
+        self,
+        known: Tensor,
+        context: Tensor,
+        hole_z: Tensor,
+        seeds: Sequence[int],
+        sampler: RePaintSampler,
+        estimates: list[Tensor] | None = None,
     ) -> Tensor:
+        """Latents like `known`, painted in the hole; every call's estimate of them is added to `estimates`."""
         noise = SampleNoise(seeds)
 
         def denoise(x_t: Tensor, t: Tensor) -> Tensor:
@@ -244,7 +253,10 @@ class FusionNet(HoiTask):
             if sampler.guidance_scale != 1:
                 blind = self._predict(x_t, t, hole_z, torch.zeros_like(context))
                 output = blind + sampler.guidance_scale * (output - blind)
-            return self.schedule.to_x0(output, x_t, t, self.prediction_type)
+            z0 = self.schedule.to_x0(output, x_t, t, self.prediction_type)
+            if estimates is not None:
+                estimates.append(torch.lerp(known, z0, hole_z))
+            return z0
 
         x_T, timesteps = noise(known), self.schedule.timesteps(sampler.num_steps)
         if sampler.composition == "off":
@@ -266,10 +278,17 @@ class FusionNet(HoiTask):
             **{f"sample {k}": draw for k, draw in enumerate(draws)},
             "truth": batch["hoi"],
         }
-        return {
-            name: list(((pictures.float() + 1) * 127.5).round().byte().permute(0, 2, 3, 1).cpu().numpy())
-            for name, pictures in columns.items()
-        }
+        return {name: _to_uint8(pictures) for name, pictures in columns.items()}
+
+    def figures(self, batch: dict[str, Any], seed: int) -> dict[str, np.ndarray]:
+        """`denoising`: what the network takes the finished picture for, from the first call to the last, four rows."""
+        obj, hole = batch["obj"][:4], self.hole_mask(batch["layout"][:4])
+        hole_z, context, known = self._to_latent(hole), self._encode_context(obj, hole), self.latents.encode(obj)
+        estimates: list[Tensor] = []
+        self._sample_latents(known, context, hole_z, [seed] * len(obj), self.sampler, estimates)
+        calls = np.linspace(0, len(estimates) - 1, min(STRIP, len(estimates))).astype(int)
+        columns = {f"call {call + 1}": self.latents.decode(estimates[call]) for call in calls}
+        return {"denoising": np.asarray(draw_grid({name: _to_uint8(column) for name, column in columns.items()}))}
 
     def sample_images(self, batch: dict[str, Any], seeds: Sequence[int]) -> Tensor:
         """Samples for the recorded layouts of a batch, (B, 3, S, S) in [-1, 1]; image metrics see them."""
@@ -342,3 +361,7 @@ class FusionNet(HoiTask):
         jitter = torch.rand(centres.shape, generator=generator, device=centres.device) - 0.5
         corner = (centres + 1) / 2 * cells + jitter * self.crop / 2 - self.crop / 2
         return corner.round().long().clamp(0, cells - self.crop)
+
+
+def _to_uint8(pictures: Tensor) -> list[np.ndarray]:
+    return list(((pictures.float() + 1) * 127.5).round().byte().permute(0, 2, 3, 1).cpu().numpy())
