@@ -5,6 +5,7 @@ PYTHON ?= python3
 VENV := .venv
 PY := $(VENV)/bin/python
 READY := $(VENV)/.ready
+WEIGHTS := hoi_lightning/weights
 
 # Where `make demo` works, on what, and the steps of its fits; HOI4D, OUT, SIZE and REMOVER are `make shards`' own.
 DEMO ?= runs/demo
@@ -12,16 +13,18 @@ CLIPS ?= 128
 FRAMES ?= 24
 SEED ?= 0
 STEPS ?= 1800
-FUSION_STEPS ?= 1800
+FUSION_STEPS ?= 1200
+# What FusionNet goes on from. BASE=$(WEIGHTS)/mini-base has never seen a hand; minutes are not enough from there.
+BASE ?= $(WEIGHTS)/mini/fusionnet
 HOI4D ?= $(DEMO)/hoi4d
 OUT ?= $(if $(filter $(DEMO)/hoi4d,$(HOI4D)),$(DEMO)/ho3pairs,data/ho3pairs)
-SIZE ?= $(if $(filter $(DEMO)/hoi4d,$(HOI4D)),128,512)
+SIZE ?= $(if $(filter $(DEMO)/hoi4d,$(HOI4D)),256,512)
 REMOVER ?= opencv
 
 FIT = $(PY) -m hoi_lightning fit
 HERE = --trainer.default_root_dir $(DEMO) --ckpt_path last --data.shards $(DEMO)/ho3pairs
 
-.PHONY: help setup demo shards mini-metrics test check fix clean-demo
+.PHONY: help setup demo shards mini-metrics mini-weights test check fix clean-demo
 
 help:  ## list the targets
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-12s %s\n", $$1, $$2}'
@@ -35,7 +38,7 @@ $(READY): configs/requirements.lock pyproject.toml
 	$(PY) -m pip install --quiet --no-deps --editable .
 	touch $@
 
-demo: $(DEMO)/report.html  ## from nothing to hands on objects, on two CPU cores in about 20 minutes
+demo: $(DEMO)/report.html  ## from nothing to hands on objects, on two CPU cores in about 15 minutes
 	@echo; echo "results page: $(DEMO)/report.html"; echo "pictures:     $(DEMO)/grid.png"
 
 # Each step leaves a file when it is finished; a stopped one goes on where it was.
@@ -43,43 +46,82 @@ $(DEMO)/hoi4d/demo.json: | $(READY)
 	$(PY) -m data_prep demo $(DEMO)/hoi4d --clips $(CLIPS) --frames $(FRAMES) --seed $(SEED)
 
 $(DEMO)/ho3pairs/manifest.json: $(DEMO)/hoi4d/demo.json
-	$(PY) -m data_prep build --hoi4d $(DEMO)/hoi4d --out $(DEMO)/ho3pairs --remover opencv --size 128 --seed $(SEED)
+	$(PY) -m data_prep build --hoi4d $(DEMO)/hoi4d --out $(DEMO)/ho3pairs --remover opencv --size 256 --seed $(SEED)
 
-$(DEMO)/vae/done: | $(DEMO)/ho3pairs/manifest.json
-	$(FIT) -c configs/mini/vae.yaml $(HERE) --run vae --trainer.max_steps $(STEPS)
+$(DEMO)/latents.done: $(DEMO)/ho3pairs/manifest.json
+	$(PY) -m data_prep latents $(DEMO)/ho3pairs --vae $(BASE) --overwrite
 	touch $@
 
-$(DEMO)/latents.done: $(DEMO)/vae/done
-	$(PY) -m data_prep latents $(DEMO)/ho3pairs --vae $(DEMO)/vae/base --overwrite
-	touch $@
-
-$(DEMO)/masknet/done: | $(DEMO)/latents.done
+$(DEMO)/masknet/done: | $(DEMO)/ho3pairs/manifest.json
 	$(FIT) -c configs/mini/masknet.yaml $(HERE) --run masknet --trainer.max_steps $(STEPS)
 	touch $@
 
 $(DEMO)/fusionnet/done: | $(DEMO)/latents.done
-	$(FIT) -c configs/mini/fusionnet.yaml $(HERE) --run fusionnet --model.pretrained $(DEMO)/vae/base --trainer.max_steps $(FUSION_STEPS)
+	$(FIT) -c configs/mini/fusionnet.yaml $(HERE) --run fusionnet --model.pretrained $(BASE) --trainer.max_steps $(FUSION_STEPS)
 	touch $@
 
 $(DEMO)/report.html: $(DEMO)/masknet/done $(DEMO)/fusionnet/done
 	$(PY) -m hoi_lightning evaluate --shards $(DEMO)/ho3pairs --out $(DEMO) --seed $(SEED) --max-samples 24 \
 		--masknet $(DEMO)/masknet/checkpoints/last.ckpt --fusionnet $(DEMO)/fusionnet/checkpoints/last.ckpt \
-		--runs $(DEMO)/vae $(DEMO)/masknet $(DEMO)/fusionnet
+		--runs $(DEMO)/masknet $(DEMO)/fusionnet
 
 shards: $(READY) $(if $(filter $(DEMO)/hoi4d,$(HOI4D)),$(DEMO)/hoi4d/demo.json)  ## HO3Pairs shards: make shards HOI4D=/data/HOI4D OUT=/data/ho3pairs
 	$(PY) -m data_prep build --hoi4d $(HOI4D) --out $(OUT) --remover $(REMOVER) --size $(SIZE) --seed $(SEED)
 
-# The feature network of fd_mini and lpips_mini: drawn with seeds that no data set uses, one category left out.
+# What comes with the package is drawn with seeds that no data set uses, one category left out.
 MINI := runs/weights
+MINI_HERE = --trainer.default_root_dir $(MINI) --ckpt_path last --data.shards
 mini-metrics: $(READY)  ## train hoi_lightning/weights/mini-metrics afresh and show what it feels
-	$(PY) -m data_prep demo $(MINI)/hoi4d --split train --clips 240 --traps none --for-weights
-	$(PY) -m data_prep build --hoi4d $(MINI)/hoi4d --out $(MINI)/ho3pairs --remover opencv --size 128
-	$(FIT) -c configs/mini/metrics.yaml --trainer.default_root_dir $(MINI) --data.shards $(MINI)/ho3pairs --run metrics --ckpt_path last
-	mkdir -p hoi_lightning/weights/mini-metrics
-	cp $(MINI)/metrics/mini-metrics/* $(MINI)/metrics/config.yaml hoi_lightning/weights/mini-metrics/
-	cp $(MINI)/metrics/csv/version_0/metrics.csv hoi_lightning/weights/mini-metrics/log.csv
+	$(PY) -m data_prep demo $(MINI)/hoi4d-240 --split train --clips 240 --traps none --for-weights
+	$(PY) -m data_prep build --hoi4d $(MINI)/hoi4d-240 --out $(MINI)/ho3pairs-128 --remover opencv --size 128
+	$(FIT) -c configs/mini/metrics.yaml $(MINI_HERE) $(MINI)/ho3pairs-128 --run metrics
+	mkdir -p $(WEIGHTS)/mini-metrics
+	cp $(MINI)/metrics/mini-metrics/* $(MINI)/metrics/config.yaml $(WEIGHTS)/mini-metrics/
+	cp $(MINI)/metrics/csv/version_0/metrics.csv $(WEIGHTS)/mini-metrics/log.csv
 	$(PY) -m data_prep demo $(MINI)/distorted --clips 12 --frames 8 --seed 1 --distortions
 	$(PY) -m hoi_lightning bench metrics --pictures $(MINI)/distorted/distortions --out $(MINI)/bench
+
+mini-weights: $(MINI)/mini/card.json  ## train hoi_lightning/weights/mini-base and mini afresh: hours on a CPU
+	rm -rf $(WEIGHTS)/mini-base $(WEIGHTS)/mini
+	cp -r $(MINI)/mini-base $(MINI)/mini $(WEIGHTS)/
+	for part in vae base; do cp $(MINI)/$$part/csv/version_0/metrics.csv $(WEIGHTS)/mini-base/$$part.log.csv; done
+	for part in masknet fusionnet; do cp $(MINI)/$$part/csv/version_0/metrics.csv $(WEIGHTS)/mini/$$part.log.csv; done
+
+$(MINI)/hoi4d/demo.json: | $(READY)
+	$(PY) -m data_prep demo $(MINI)/hoi4d --split train --clips 320 --traps none --for-weights
+
+$(MINI)/ho3pairs/manifest.json: $(MINI)/hoi4d/demo.json
+	$(PY) -m data_prep build --hoi4d $(MINI)/hoi4d --out $(MINI)/ho3pairs --remover opencv --size 256
+
+$(MINI)/vae/done: | $(MINI)/ho3pairs/manifest.json
+	$(FIT) -c configs/mini/vae.yaml $(MINI_HERE) $(MINI)/ho3pairs --run vae --trainer.max_steps 3000
+	touch $@
+
+$(MINI)/base/done: | $(MINI)/vae/done
+	$(FIT) -c configs/mini/base.yaml $(MINI_HERE) $(MINI)/ho3pairs --run base --model.pretrained $(MINI)/vae/base --trainer.max_steps 2000
+	touch $@
+
+# in 32 bits, because the latents are filed under the autoencoder's exact weights
+$(MINI)/base-32/card.json: $(MINI)/base/done
+	rm -rf $(@D)
+	$(PY) -m hoi_lightning export --base $(MINI)/base/checkpoints/last.ckpt --out $(@D) --dtype float32
+
+$(MINI)/latents.done: $(MINI)/base-32/card.json
+	$(PY) -m data_prep latents $(MINI)/ho3pairs --vae $(MINI)/base-32 --overwrite
+	touch $@
+
+$(MINI)/fusionnet/done: | $(MINI)/latents.done
+	$(FIT) -c configs/mini/fusionnet.yaml $(MINI_HERE) $(MINI)/ho3pairs --run fusionnet --model.pretrained $(MINI)/base-32 --trainer.max_steps 6500
+	touch $@
+
+$(MINI)/masknet/done: | $(MINI)/ho3pairs/manifest.json
+	$(FIT) -c configs/mini/masknet.yaml $(MINI_HERE) $(MINI)/ho3pairs --run masknet --trainer.max_steps 5000
+	touch $@
+
+$(MINI)/mini/card.json: $(MINI)/fusionnet/done $(MINI)/masknet/done
+	rm -rf $(MINI)/mini $(MINI)/mini-base
+	$(PY) -m hoi_lightning export --base $(MINI)/base/checkpoints/last.ckpt --out $(MINI)/mini-base
+	$(PY) -m hoi_lightning export --masknet $(MINI)/masknet/checkpoints/last.ckpt --fusionnet $(MINI)/fusionnet/checkpoints/last.ckpt --out $(MINI)/mini
 
 test: $(READY)  ## all quick tests, under 10 minutes on two cores
 	$(PY) -m pytest

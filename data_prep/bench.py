@@ -17,6 +17,7 @@ import tempfile
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from importlib.metadata import version
+from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -54,15 +55,24 @@ def run(args: argparse.Namespace) -> None:
     for name in ("clips", "rounds"):
         if getattr(args, name) < 1:
             raise InputError(f"--{name} {getattr(args, name)}: give at least 1")
-    import cv2
-    import torch
+    from data_prep.launch import one_thread
+    from data_prep.output import named_errors, write_text
+
+    with one_thread():
+        result = _measure(args)
+    with named_errors(args.out):
+        args.out.mkdir(parents=True, exist_ok=True)
+        write_text(args.out / "build_cpu.json", json.dumps(result, indent=1) + "\n")
+        write_text(args.out / "build_cpu.md", _table(result))
+    print(_table(result), end="")
+
+
+def _measure(args: argparse.Namespace) -> dict[str, Any]:
+    """Time every arm on every clip, in shuffled turns."""
     from tqdm import tqdm
 
-    from data_prep.output import named_errors, write_text
     from data_prep.pairing import PairSettings
 
-    cv2.setNumThreads(1)
-    torch.set_num_threads(1)
     settings = PairSettings(size=args.size)
     shuffler = random.Random(args.seed)
     work = list(_works(args.hoi4d, settings, args.clips))
@@ -76,16 +86,12 @@ def run(args: argparse.Namespace) -> None:
                     if arm == PREDECESSOR and number:
                         continue  # minutes for a clip of 300 frames, and far from the others
                     start = _cpu_seconds()
-                    arms[arm]()
+                    for _ in arms[arm]():  # one at a time, as it is done: a heap of results would be slower
+                        pass
                     taken[arm].append(_cpu_seconds() - start)
                 bar.update()
             seconds.append({arm: min(values) for arm, values in taken.items()})
-    result = _result(work, seconds, args)
-    with named_errors(args.out):
-        args.out.mkdir(parents=True, exist_ok=True)
-        write_text(args.out / "build_cpu.json", json.dumps(result, indent=1) + "\n")
-        write_text(args.out / "build_cpu.md", _table(result))
-    print(_table(result), end="")
+    return _result(work, seconds, args)
 
 
 @dataclass(frozen=True, eq=False)
@@ -154,34 +160,31 @@ def _keep(requests: "Iterable[RemovalRequest]") -> "Iterator[Removed]":
     return (Removed(request.hoi, request.hole, "none") for request in requests)
 
 
-def _arms(work: _Work, settings: "PairSettings") -> dict[Arm, Callable[[], object]]:
+def _arms(work: _Work, settings: "PairSettings") -> dict[Arm, Callable[[], Iterable[object]]]:
     import cv2
     from PIL import Image
 
-    from hoi_lightning.data.sample import encode
+    from data_prep.encode import JPEG_OPTIONS, encode, encode_png
 
     masks = [str(work.clip.mask(frame)) for frame in work.frames]
     photographs: list[Any] = [picture for sample in work.samples for picture in (sample.hoi, sample.obj)]
     regions: list[Any] = [picture for sample in work.samples for picture in (sample.hand, sample.object)]
-    jpeg = [
-        *(cv2.IMWRITE_JPEG_QUALITY, 95),
-        *(cv2.IMWRITE_JPEG_SAMPLING_FACTOR, cv2.IMWRITE_JPEG_SAMPLING_FACTOR_420),
-    ]
     return {
-        OURS: lambda: [encode(sample) for sample in _pairs(work.clip, settings)],
+        OURS: lambda: (encode(sample) for sample in _pairs(work.clip, settings)),
         PREDECESSOR: lambda: _predecessor(work, settings.size),
         ("video", "PyAV"): lambda: _decode_by_pyav(work),
         ("video", "OpenCV"): lambda: _decode_by_opencv(work),
-        ("masks", "OpenCV"): lambda: [cv2.imread(path, cv2.IMREAD_UNCHANGED) for path in masks],
-        ("masks", "Pillow"): lambda: [Image.open(path).load() for path in masks],
-        ("JPEG", "OpenCV"): lambda: [cv2.imencode(".jpg", picture, jpeg) for picture in photographs],
-        ("JPEG", "Pillow"): lambda: [
+        ("masks", "OpenCV"): lambda: (cv2.imread(path, cv2.IMREAD_UNCHANGED) for path in masks),
+        ("masks", "Pillow"): lambda: (Image.open(path).load() for path in masks),
+        ("JPEG", "OpenCV"): lambda: (cv2.imencode(".jpg", picture, JPEG_OPTIONS) for picture in photographs),
+        ("JPEG", "Pillow"): lambda: (
             _save(picture, "JPEG", quality=95, subsampling="4:2:0") for picture in photographs
-        ],
-        ("PNG", "OpenCV"): lambda: [
+        ),
+        ("PNG", "OpenCV"): lambda: (
             cv2.imencode(".png", region.view("u1") * 255, [cv2.IMWRITE_PNG_BILEVEL, 1]) for region in regions
-        ],
-        ("PNG", "Pillow"): lambda: [_save(region, "PNG") for region in regions],
+        ),
+        ("PNG", "Pillow"): lambda: (_save(region, "PNG") for region in regions),
+        ("PNG", "ISA-L"): lambda: map(encode_png, regions),
     }
 
 
@@ -193,27 +196,25 @@ def _save(picture: "np.ndarray", kind: str, **options: Any) -> bytes:
     return buffer.getvalue()
 
 
-def _decode_by_pyav(work: _Work) -> None:
+def _decode_by_pyav(work: _Work) -> Iterator[object]:
     import av
 
     with av.open(str(work.clip.video)) as container:
         stream = container.streams.video[0]
         stream.codec_context.thread_count = 1
-        for index, _ in enumerate(container.decode(stream), 1):
-            if index == work.num_decoded:
-                break
+        yield from islice(container.decode(stream), work.num_decoded)
 
 
-def _decode_by_opencv(work: _Work) -> None:
+def _decode_by_opencv(work: _Work) -> Iterator[object]:
     import cv2
 
     capture = cv2.VideoCapture(str(work.clip.video), cv2.CAP_FFMPEG, [cv2.CAP_PROP_N_THREADS, 1])
     for _ in range(work.num_decoded):
-        capture.grab()
+        yield capture.grab()
     capture.release()
 
 
-def _predecessor(work: _Work, size: int) -> None:
+def _predecessor(work: _Work, size: int) -> Iterator[object]:
     """All frames to PNG, by ffmpeg where it is installed; then each picture opened, cropped and saved by Pillow."""
     import numpy as np
     from PIL import Image
@@ -231,6 +232,7 @@ def _predecessor(work: _Work, size: int) -> None:
             picture.save(folder / "hoi.png")
             picture.save(folder / "obj.png")
             Image.fromarray(~hand).save(folder / "mask.png")
+            yield sample
 
 
 def _extract(video: Any, folder: Path) -> None:

@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from data_prep.parts import Part
     from data_prep.sources import Clip, Drop
 
-PART_VERSION = 3  # raise it when the same clip and settings give other samples, or parts another form
+PART_VERSION = 4  # raise it when the same clip and settings give other samples, or parts another form
 DEFAULT_SDEDIT = 0.05
 
 

@@ -103,9 +103,9 @@ def _try(clip: "Clip") -> Trial:
     import cv2
     import torch
 
+    from data_prep.encode import encode
     from data_prep.pairing import PairSettings, make_pairs, plan_clip
     from data_prep.sources import Drop, Fault
-    from hoi_lightning.data.sample import encode
 
     cv2.setNumThreads(1)
     torch.set_num_threads(1)

@@ -9,15 +9,16 @@ import re
 from collections import defaultdict
 from collections.abc import Collection, Iterator
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cached_property, partial
 from pathlib import Path
 
 import cv2
 import numpy as np
 from PIL import Image
 
-from data_prep.labels import among
-from data_prep.sources import Box, Drop, Fault, Moment, Side, Survey
+from data_prep.labels import LabelMap, among
+from data_prep.resize import resize_window
+from data_prep.sources import Box, Drop, Fault, Moment, Picture, Side, Survey
 from hoi_lightning.errors import InputError
 
 FOLDERS = ("train", "val", "test_indomain", "test_outdomain")
@@ -88,8 +89,8 @@ class Pictures:
         """Label map of a picture."""
         return self.root / self.task / "label" / f"{self._stems[frame]}.png"
 
-    def labels(self, frame: int) -> np.ndarray:
-        """Labels of a picture, uint8 (H, W), 0 to 8.
+    def labels(self, frame: int) -> LabelMap:
+        """Labels of a picture, 0 to 8.
 
         Raises:
             Fault: missing, undecodable, not of one channel or not of the clip's size, or with other values.
@@ -105,7 +106,7 @@ class Pictures:
             raise Fault("bad-mask", path, str(error)) from None
         if labels.ndim != 2 or labels.dtype != np.uint8 or labels.max() >= NUM_LABELS:
             raise Fault("bad-mask", path, f"expected one channel of labels 0 to {NUM_LABELS - 1}")
-        return labels
+        return LabelMap.whole(labels)
 
     def touched(self, labels: np.ndarray) -> tuple[Side, tuple[int, ...]] | None:
         """Find the hand that holds something, as the labels say, and that object's label."""
@@ -118,7 +119,7 @@ class Pictures:
     def keypoints(self, frame: int, side: Side) -> None:
         """EgoHOS has none."""
 
-    def pictures(self, frames: Collection[int]) -> Iterator[tuple[int, np.ndarray | Fault]]:
+    def pictures(self, frames: Collection[int]) -> Iterator[tuple[int, Picture | Fault]]:
         """Read the wanted pictures; a fault is one's own that cannot be decoded or has not its label map's size."""
         for frame in (frame for frame in self._stems if frame in frames):
             path = self._picture(frame)
@@ -131,7 +132,7 @@ class Pictures:
                     Fault("bad-picture", path, f"is {picture.shape[1]}x{picture.shape[0]}, unlike its label map"),
                 )
             else:
-                yield frame, cv2.cvtColor(picture, cv2.COLOR_BGR2RGB)
+                yield frame, partial(_window, picture)
 
     def survey(self) -> Survey:
         """Count the label maps."""
@@ -199,6 +200,11 @@ class EgoHOS:
             "events": "none: every picture is looked at",
             "hand poses": "none",
         }
+
+
+def _window(picture: np.ndarray, box: Box, size: int) -> np.ndarray:
+    """A window, in RGB, of a picture whose blue comes first."""
+    return np.asarray(cv2.cvtColor(resize_window(picture, box, size), cv2.COLOR_BGR2RGB))
 
 
 def _plain(name: str) -> str:

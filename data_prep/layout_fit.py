@@ -1,19 +1,20 @@
 """Layouts of the pairs, from HOI4D's keypoints where they fit the hand mask, else from the mask alone."""
 
 import numpy as np
-import torch
 
+from data_prep.labels import LabelMap
 from data_prep.sources import Box
-from hoi_lightning.hand_proxy import Layout, crop_layout, fit_layout, proxy_iou
+from hoi_lightning.hand_proxy import Layout, fit_layout, proxy_iou
 
 SHRINK = 4  # source pixels to one of `whole_hand`
 
 
-def whole_hand(hand: np.ndarray) -> np.ndarray:
-    """Shrink a frame's hand mask, bool (H, W), by `SHRINK` and make it square, with nothing outside the frame."""
-    small = hand[SHRINK // 2 :: SHRINK, SHRINK // 2 :: SHRINK]
-    square = np.zeros((-(-max(hand.shape) // SHRINK),) * 2, bool)
-    square[: small.shape[0], : small.shape[1]] = small
+def whole_hand(labels: LabelMap, hand: int) -> np.ndarray:
+    """The mask of one label in a frame, shrunk by `SHRINK` and made square with nothing outside it: bool (S, S)."""
+    x, y = (value // SHRINK for value in labels.corner)
+    small = labels.values[SHRINK // 2 :: SHRINK, SHRINK // 2 :: SHRINK] == hand
+    square = np.zeros((-(-max(labels.frame) // SHRINK),) * 2, bool)
+    square[y : y + small.shape[0], x : x + small.shape[1]] = small
     return square
 
 
@@ -46,12 +47,11 @@ def fit_crop_layout(
     Returns:
         The layout in the crop's NDC and the IoU of its proxy with the mask there.
     """
-    if keypoints is None:
-        scale = hand.shape[0] / (crop[2] - crop[0])
-        centroid = ((np.argwhere(whole)[:, ::-1].mean(0) + 0.5) * SHRINK - crop[:2]) * scale if whole.any() else None
-        layout = fit_layout(hand, centroid=centroid)
-    else:
-        window = torch.tensor(crop, dtype=torch.float64) / (whole.shape[0] * SHRINK / 2) - 1
-        in_frame = fit_layout(whole, (keypoints + 0.5) / SHRINK).to_tensor().double()
-        layout = Layout.from_tensor(crop_layout(in_frame, window))
+    scale = hand.shape[0] / (crop[2] - crop[0])
+    centroid = None
+    rows, columns = np.divmod(np.flatnonzero(whole), whole.shape[1])
+    if rows.size:
+        centroid = ((np.array([columns.mean(), rows.mean()]) + 0.5) * SHRINK - crop[:2]) * scale
+    points = None if keypoints is None else (keypoints + 0.5 - crop[:2]) * scale
+    layout = fit_layout(hand, points, centroid)
     return layout, proxy_iou(layout, hand)

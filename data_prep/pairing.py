@@ -10,18 +10,18 @@ from dataclasses import dataclass, field
 from functools import cache
 from typing import Literal
 
-import cv2
 import numpy as np
 
-from data_prep.labels import among, bounding_box, window
+from data_prep.labels import among, bounding_box, share, window
 from data_prep.layout_fit import fit_crop_layout, on_hand, whole_hand
-from data_prep.remove_hand import HandRemover, RemovalRequest, Removed, hole_around
-from data_prep.sources import Box, Clip, Drop, Fault, Moment, Side
+from data_prep.references import Reference, find_references
+from data_prep.remove_hand import HandRemover, RemovalRequest, Removed, hole_around, hole_margin
+from data_prep.resize import resize, sharpness
+from data_prep.sources import Box, Clip, Drop, Fault, Moment, Picture, Side
 from hoi_lightning.data.sample import HOISample, SampleInfo
 
 CROP_FACTOR = 2.6  # side of the crop over the longer side of the object's box (Affordance Diffusion's 0.8 padding)
 MAX_HOLE_AREA = 0.75  # of the crop; beyond it nothing is left to tell what the hand hides
-STILL_IOU = 0.8  # of the object's visible pixels in two frames between which it has not moved
 
 KeypointState = Literal["valid", "missing", "broken"]
 
@@ -83,12 +83,6 @@ class ClipPlan:
     drops: list[Drop] = field(default_factory=list)
 
 
-@dataclass(frozen=True, eq=False)
-class _Reference:
-    frame: int
-    labels: np.ndarray
-
-
 def plan_clip(clip: Clip, settings: PairSettings) -> ClipPlan:
     """Decide from events and label maps which frames become which pairs.
 
@@ -104,7 +98,7 @@ def plan_clip(clip: Clip, settings: PairSettings) -> ClipPlan:
             candidates.append(moment)
         else:
             plan.drops.append(Drop.of(clip, moment.frame, moment.fault))
-    references = _references(clip, candidates, [moment.frame for moment in moments])
+    references = find_references(clip, candidates, [moment.frame for moment in moments])
     for moment in candidates:
         try:
             plan.pairs.append(_plan_frame(clip, moment, references, settings))
@@ -150,83 +144,41 @@ def crop_around(box: Box, valid: Box, factor: float = CROP_FACTOR) -> Box:
     return x0, y0, x0 + side, y0 + side
 
 
-def resize_window(picture: np.ndarray, crop: Box, size: int) -> np.ndarray:
-    """Cut a window out and bring it to size x size; labels, having no channels, keep their values."""
-    window = picture[crop[1] : crop[3], crop[0] : crop[2]]
-    if picture.ndim == 2:
-        return cv2.resize(window, (size, size), interpolation=cv2.INTER_NEAREST_EXACT)
-    shrinks = crop[2] - crop[0] > size
-    return cv2.resize(window, (size, size), interpolation=cv2.INTER_AREA if shrinks else cv2.INTER_CUBIC)
-
-
-def sharpness(picture: np.ndarray) -> float:
-    """Variance of the Laplacian of the grey values of a uint8 (S, S, 3) at 256 px; small = blurred."""
-    grey = cv2.cvtColor(cv2.resize(picture, (256, 256), interpolation=cv2.INTER_AREA), cv2.COLOR_RGB2GRAY)
-    return float(cv2.Laplacian(grey, cv2.CV_64F).var())
-
-
-def _references(clip: Clip, candidates: list[Moment], frames: list[int]) -> list[_Reference]:
-    """The nearest frames without any hand before and after the contact, as far as there are some."""
-    if not candidates or not clip.is_video:
-        return []
-    step = max(1, len(frames) // 60)
-    first, last = frames.index(candidates[0].frame), frames.index(candidates[-1].frame)
-    found = [
-        _first_hand_free(clip, frames[:first][::-step]),
-        _first_hand_free(clip, frames[last + 1 :: step]),
-    ]
-    return [reference for reference in found if reference is not None]
-
-
-def _first_hand_free(clip: Clip, frames: list[int]) -> _Reference | None:
-    for frame in frames:
-        try:
-            labels = clip.labels(frame)
-        except Fault:
-            continue  # such a frame is in the ledger already, as outside any contact event
-        if labels.any() and not among(labels, clip.hand_labels.values()).any():
-            return _Reference(frame, labels)
-    return None
-
-
-def _plan_frame(clip: Clip, moment: Moment, references: list[_Reference], settings: PairSettings) -> Plan:
-    frame, path = moment.frame, clip.mask(moment.frame)
+def _plan_frame(clip: Clip, moment: Moment, references: list[Reference], settings: PairSettings) -> Plan:
+    frame = moment.frame
     labels = clip.labels(frame)
     hands = tuple(clip.hand_labels.values())
-    found = clip.touched(labels)
+    found = clip.touched(labels.values)
     if found is None:
-        raise Fault("no-touch" if among(labels, hands).any() else "no-hand", path)
+        raise Fault("no-touch" if labels.box(hands) else "no-hand", clip.mask(frame))
     side, touched = found
     # The box of the whole object, not of what the hand leaves visible: else the crop would betray the hand.
-    nearest = sorted(references, key=lambda reference: abs(reference.frame - frame))
-    still = next((r for r in nearest if _stands_still(labels, r.labels, touched, hands)), None)
-    box = bounding_box(among(still.labels if still else labels, touched))
+    box, plate = labels.box(touched), None
+    for reference in sorted(references, key=lambda reference: abs(reference.frame - frame)):
+        still = reference.shows_still(labels, touched, hands)
+        if still is not None:
+            box, plate = still, reference.frame
+            break
     assert box is not None  # the hand touches it
     crop = crop_around(box, clip.valid)
-    shown = resize_window(labels, crop, settings.size)
-    share = (shown == clip.hand_labels[side]).mean()
-    if share < settings.min_hand_area:
-        raise Fault("hand-too-small", path, f"covers {share:.4f} of the crop, below {settings.min_hand_area}")
-    if hole_around(among(shown, hands), crop[2] - crop[0]).mean() > MAX_HOLE_AREA:
-        raise Fault("hand-too-large", path, f"its hole covers over {MAX_HOLE_AREA} of the crop")
-    hand = whole_hand(labels == clip.hand_labels[side])
-    return Plan(frame, moment.event, side, touched, box, crop, shown, hand, still.frame if still else None)
+    shown = resize(labels.at(crop), settings.size)
+    covered = share(shown == clip.hand_labels[side])
+    if covered < settings.min_hand_area:
+        detail = f"covers {covered:.4f} of the crop, below {settings.min_hand_area}"
+        raise Fault("hand-too-small", clip.mask(frame), detail)
+    if _hides_too_much(among(shown, hands), crop[2] - crop[0]):
+        raise Fault("hand-too-large", clip.mask(frame), f"its hole covers over {MAX_HOLE_AREA} of the crop")
+    hand = whole_hand(labels, clip.hand_labels[side])
+    return Plan(frame, moment.event, side, touched, box, crop, shown, hand, plate)
 
 
-def _stands_still(labels: np.ndarray, reference: np.ndarray, touched: tuple[int, ...], hands: tuple[int, ...]) -> bool:
-    """Whether the object, as far as no hand hides it, covers the same pixels in both frames."""
-    now, then = among(labels, touched), among(reference, touched)
-    boxes = [box for box in (bounding_box(now), bounding_box(then)) if box is not None]
-    if len(boxes) < 2:
-        return False
-    low, high = np.min(boxes, 0), np.max(boxes, 0)
-    around = window((low[0], low[1], high[2], high[3]), 0, labels.shape)
-    hidden = cv2.dilate(among(labels[around], hands).view(np.uint8), np.ones((9, 9), np.uint8)).view(bool)
-    now, then = now[around] & ~hidden, then[around]
-    visible = then & ~hidden
-    union = np.count_nonzero(now | visible)
-    enough = union > 0.1 * np.count_nonzero(then)
-    return bool(enough and np.count_nonzero(now & visible) >= STILL_IOU * union)
+def _hides_too_much(hand: np.ndarray, crop_side: int) -> bool:
+    """Whether the hole about a hand, bool (S, S), covers over `MAX_HOLE_AREA` of the crop."""
+    box = bounding_box(hand)
+    assert box is not None
+    around = window(box, hole_margin(hand.shape[0], crop_side), hand.shape)
+    # The hole is no larger than its box, which is found sooner.
+    return hand[around].size > MAX_HOLE_AREA * hand.size and share(hole_around(hand, crop_side)) > MAX_HOLE_AREA
 
 
 def _requests(
@@ -234,13 +186,13 @@ def _requests(
 ) -> Iterator[tuple[Plan, RemovalRequest]]:
     """What the remover is asked for, as soon as a plan's picture and plate have been read; `drops` grows."""
     waiting: dict[int, np.ndarray] = {}
-    plates: dict[int, np.ndarray] = {}
+    plates: dict[int, Picture] = {}
     todo = {plan.frame: plan for plan in plans}
     plate_frames = {plan.plate for plan in plans if plan.plate is not None}
 
     @cache
     def plate_at(frame: int | None, crop: Box) -> np.ndarray | None:
-        return resize_window(plates[frame], crop, settings.size) if frame in plates else None
+        return plates[frame](crop, settings.size) if frame in plates else None
 
     def request(frame: int) -> tuple[Plan, RemovalRequest]:
         plan = todo.pop(frame)
@@ -257,15 +209,15 @@ def _requests(
 
     fault: Fault | None = None
     try:
-        for number, rgb in clip.pictures({*todo, *plate_frames}):
-            if isinstance(rgb, Fault):
+        for number, picture in clip.pictures({*todo, *plate_frames}):
+            if isinstance(picture, Fault):
                 if number in todo:
-                    drops.append(Drop.of(clip, todo.pop(number).frame, rgb))
+                    drops.append(Drop.of(clip, todo.pop(number).frame, picture))
                 continue
             if number in plate_frames:
-                plates[number] = rgb
+                plates[number] = picture
             if number in todo:
-                waiting[number] = resize_window(rgb, todo[number].crop, settings.size)
+                waiting[number] = picture(todo[number].crop, settings.size)
             for ready in [i for i in waiting if todo[i].plate is None or todo[i].plate in plates]:
                 yield request(ready)
     except Fault as error:

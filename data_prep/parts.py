@@ -13,11 +13,11 @@ from typing import Any
 import numpy as np
 import webdataset as wds
 
+from data_prep.encode import encode
 from data_prep.output import Replacing, write_text
 from data_prep.pairing import KeypointState, PairSettings, make_pairs, plan_clip
 from data_prep.remove_hand import HandRemover
 from data_prep.sources import Clip, Drop, Fault
-from hoi_lightning.data.sample import encode
 
 
 @dataclass(frozen=True, eq=False)

@@ -11,6 +11,7 @@ from typing import Literal, Protocol
 import cv2
 import numpy as np
 
+from data_prep.labels import bounding_box, window
 from hoi_lightning.errors import InputError
 
 RemoverName = Literal["opencv", "diffusion"]
@@ -152,8 +153,12 @@ def hole_around(hand: np.ndarray, crop_side: int) -> np.ndarray:
         hand: bool (S, S).
         crop_side: side of the crop in source pixels.
     """
-    size = hand.shape[0]
-    return dilate(hand, max(1, round(max(HOLE_MARGIN, MIN_HOLE_MARGIN / crop_side) * size)))
+    return dilate(hand, hole_margin(hand.shape[0], crop_side))
+
+
+def hole_margin(size: int, crop_side: int) -> int:
+    """How far the hole reaches beyond the hand, in pixels of a crop of `size` that shows `crop_side` source pixels."""
+    return max(1, round(max(HOLE_MARGIN, MIN_HOLE_MARGIN / crop_side) * size))
 
 
 def shadow_hole(request: RemovalRequest) -> np.ndarray:
@@ -169,7 +174,12 @@ def seed_of(name: str) -> int:
 
 def dilate(region: np.ndarray, radius: int) -> np.ndarray:
     """All pixels of a bool (H, W) within `radius` pixels of the region."""
-    return _dilate(region, cv2.getStructuringElement(cv2.MORPH_ELLIPSE, (2 * radius + 1,) * 2))
+    grown = np.zeros_like(region)
+    box = bounding_box(region)
+    if box is not None:
+        around = window(box, radius, region.shape)
+        grown[around] = _dilate(region[around], cv2.getStructuringElement(cv2.MORPH_ELLIPSE, (2 * radius + 1,) * 2))
+    return grown
 
 
 def paste(request: RemovalRequest, hole: np.ndarray, painted: np.ndarray) -> np.ndarray:

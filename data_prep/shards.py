@@ -77,7 +77,7 @@ def write_shards(
         num_shards = -(-len(table) // samples_per_shard)
         for number, rows_here in enumerate(np.array_split(table, num_shards) if num_shards else []):
             path = out / f"{split}-{number:06d}.tar"
-            digest, size = _write_tar(
+            digest, size = join_tars(
                 path, [(parts[part].path, start, stop) for part, start, stop in rows_here.tolist()]
             )
             shards.append({"name": path.name, "split": split, "count": len(rows_here), "bytes": size, "sha256": digest})
@@ -86,8 +86,16 @@ def write_shards(
     return shards
 
 
-def _write_tar(path: Path, spans: Sequence[tuple[Path, int, int]]) -> tuple[str, int]:
-    """Join byte ranges of tars into one; returns its sha256 and size."""
+def join_tars(path: Path, spans: Sequence[tuple[Path, int, int]]) -> tuple[str, int]:
+    """Join byte ranges of tars into one.
+
+    Args:
+        path: the new tar.
+        spans: tar, first byte and the byte after the last of each sample, in order.
+
+    Returns:
+        Its sha256 and size.
+    """
     digest, size = hashlib.sha256(), 0
     with Replacing(path) as file:
         for part, start, stop in spans:

@@ -1,19 +1,23 @@
 """What pairing asks of a data set: clips of pictures with label maps, some of them with events and keypoints.
 
 A reader is a `PairSource`; HOI4D and EgoHOS are two. `open_source` gives the one that a user names. Frames are numbers
-of the clip's own, pictures are uint8 (H, W, 3) RGB, label maps uint8 (H, W) of the same size.
+of the clip's own, pictures and label maps of one size.
 """
 
-from collections.abc import Collection, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path, PurePath
-from typing import Literal, Protocol
+from typing import TYPE_CHECKING, Literal, Protocol
 
 import numpy as np
+
+if TYPE_CHECKING:
+    from data_prep.labels import LabelMap
 
 Side = Literal["right", "left"]
 Box = tuple[int, int, int, int]  # x0, y0, x1, y1 in pixels, x1 and y1 exclusive
 Dataset = Literal["hoi4d", "egohos"]
+Picture = Callable[[Box, int], np.ndarray]  # brings a square window of it to a side S: uint8 (S, S, 3) RGB
 
 
 class File(Protocol):
@@ -176,8 +180,8 @@ class Clip(Protocol):
         """File of a frame's label map."""
         ...
 
-    def labels(self, frame: int) -> np.ndarray:
-        """Label map of a frame, uint8 (H, W), 0 where no label is or outside `valid`.
+    def labels(self, frame: int) -> "LabelMap":
+        """Label map of a frame, 0 where no label is or outside `valid`.
 
         Raises:
             Fault: missing or damaged.
@@ -200,7 +204,7 @@ class Clip(Protocol):
         """
         ...
 
-    def pictures(self, frames: Collection[int]) -> Iterator[tuple[int, np.ndarray | Fault]]:
+    def pictures(self, frames: Collection[int]) -> Iterator[tuple[int, Picture | Fault]]:
         """Read the wanted frames in order, each with its number, in one forward pass; a fault stands for one frame.
 
         Raises:

@@ -172,6 +172,7 @@ def _quiet() -> None:
         ".*smaller than the logging interval.*",  # max_steps, not epochs, ends a run
         ".*your dataloader is not resumable.*",  # HoiDataModule keeps the position itself
         ".*Precision .* is not supported by the model summary.*",
+        ".*Couldn't infer the batch indices.*",  # predictions are named by their keys
         r".*isinstance\(treespec, LeafSpec\).*",  # Lightning 2.6.6 on torch 2.15
         ".*The ``compute`` method of metric.*",
     ):

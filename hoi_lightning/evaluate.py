@@ -17,7 +17,16 @@ import numpy as np
 
 from hoi_lightning import __version__
 from hoi_lightning.errors import InputError
-from hoi_lightning.generate import add_checkpoint_arguments, make_folder, whole_number, write_png, write_text
+from hoi_lightning.generate import (
+    add_checkpoint_arguments,
+    check_weights,
+    make_folder,
+    open_pipeline,
+    whole_number,
+    write_png,
+    write_text,
+)
+from hoi_lightning.metrics.bootstrap import bootstrap_interval
 from hoi_lightning.provenance import git_commit
 
 if TYPE_CHECKING:
@@ -82,16 +91,15 @@ def run(args: argparse.Namespace) -> None:
     Raises:
         InputError: checkpoints, shards or run folders are missing or damaged, or the folder cannot be written.
     """
-    from hoi_lightning.pipeline import HOIPipeline, check_checkpoints
     from hoi_lightning.report import check_runs
 
-    check_checkpoints(args.masknet, args.fusionnet)
+    check_weights(args)
     check_runs(args.runs)
     make_folder(args.out)
     from hoi_lightning.data.reader import ShardIndex
 
     index = ShardIndex(args.shards, args.split)
-    evaluate(HOIPipeline.from_checkpoints(args.masknet, args.fusionnet, args.device), index, args)
+    evaluate(open_pipeline(args), index, args)
 
 
 def evaluate(pipeline: "HOIPipeline", index: "ShardIndex", args: argparse.Namespace) -> None:
@@ -259,29 +267,6 @@ def summarise(samples: Sequence[dict[str, Any]], metrics: "ImageMetrics", seed: 
     return records
 
 
-def bootstrap_interval(
-    values: np.ndarray, groups: np.ndarray, seed: int, draws: int = 2000
-) -> tuple[float, float] | tuple[None, None]:
-    """95 % percentile interval of the mean; whole groups are drawn, as pictures of one object are not independent.
-
-    Args:
-        values: (N,).
-        groups: label of each value, (N,).
-        seed: of the draws.
-        draws: bootstrap replicates.
-
-    Returns:
-        Lower and upper end; None twice for fewer than two groups, which say nothing about their spread.
-    """
-    labels, member = np.unique(groups, return_inverse=True)
-    if len(labels) < 2:
-        return None, None
-    sums, counts = np.bincount(member, values), np.bincount(member)
-    picks = np.random.default_rng(seed).integers(len(labels), size=(draws, len(labels)))
-    low, high = np.percentile(sums[picks].sum(axis=1) / counts[picks].sum(axis=1), [2.5, 97.5])
-    return float(low), float(high)
-
-
 def provenance(
     pipeline: "HOIPipeline", index: "ShardIndex", samples: Sequence[dict[str, Any]], args: argparse.Namespace
 ) -> dict[str, Any]:
@@ -297,6 +282,7 @@ def provenance(
         "git_commit": git_commit(),
         "masknet_sha256": pipeline.masknet.checkpoint_hash,
         "fusionnet_sha256": pipeline.fusionnet.checkpoint_hash,
+        **({"prompt": args.prompt} if args.painter else {}),
         "manifest_sha256": index.manifest_hash,
         "image_size": pipeline.fusionnet.image_size,
         "device": str(pipeline.device),

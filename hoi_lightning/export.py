@@ -2,6 +2,7 @@
 
 import argparse
 import json
+import shutil
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -12,6 +13,7 @@ from hoi_lightning.provenance import git_commit
 if TYPE_CHECKING:
     from hoi_lightning.tasks import HoiTask
 
+TEXT_PARTS = ("text_encoder", "tokenizer")
 CARD = """---
 library_name: hoi_lightning
 pipeline_tag: image-to-image
@@ -42,6 +44,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--masknet", type=Path, help="checkpoint of a MaskNet run")
     parser.add_argument("--fusionnet", type=Path, help="checkpoint of a FusionNet run")
     parser.add_argument("--base", type=Path, help="checkpoint of an InpaintBase run, instead of the two")
+    parser.add_argument(
+        "--text-encoder",
+        action="store_true",
+        help="copy FusionNet's text encoder and tokenizer, too, for other prompts",
+    )
     parser.add_argument("--out", type=Path, required=True, help="folder to make")
     parser.add_argument("--dtype", choices=["float16", "bfloat16", "float32"], default="float16", help="of the weights")
 
@@ -63,8 +70,14 @@ def run(args: argparse.Namespace) -> None:
     if args.out.exists():
         raise InputError(f"--out {args.out}: exists; choose another folder")
     loaded = {name: tasks[name].load(path) for name, path in given.items()}
+    painter = loaded.get("fusionnet", loaded.get("base"))
+    assert isinstance(painter, FusionNet)
+    if args.text_encoder:
+        _check_text_encoder(Path(painter.pretrained))
     for name, task in loaded.items():
         task.save_pretrained(args.out if name == "base" else args.out / name, getattr(torch, args.dtype))
+    if args.text_encoder:
+        _copy_text_encoder(Path(painter.pretrained), args.out if "base" in loaded else args.out / "fusionnet")
     if "base" not in loaded:
         index = {
             "_class_name": "HOIPipeline",
@@ -74,6 +87,24 @@ def run(args: argparse.Namespace) -> None:
         (args.out / "model_index.json").write_text(json.dumps(index, indent=2) + "\n", encoding="utf-8")
     _write_card(args, given, loaded)
     print(args.out)
+
+
+def _check_text_encoder(pretrained: Path) -> None:
+    for name in TEXT_PARTS:
+        if not (pretrained / name).is_dir():
+            raise InputError(
+                f"--text-encoder: {pretrained} is no folder with {name}/; fit FusionNet on a diffusers folder that "
+                "has one, or leave the flag out"
+            )
+
+
+def _copy_text_encoder(pretrained: Path, folder: Path) -> None:
+    index = json.loads((folder / "model_index.json").read_text(encoding="utf-8"))
+    of_pretrained = json.loads((pretrained / "model_index.json").read_text(encoding="utf-8"))
+    for name in TEXT_PARTS:
+        shutil.copytree(pretrained / name, folder / name)
+        index[name] = of_pretrained[name]
+    (folder / "model_index.json").write_text(json.dumps(index, indent=2) + "\n", encoding="utf-8")
 
 
 def _write_card(args: argparse.Namespace, paths: dict[str, Path], loaded: "dict[str, HoiTask]") -> None:

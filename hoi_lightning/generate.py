@@ -1,4 +1,8 @@
-"""`python -m hoi_lightning generate`: pictures of hands for a picture or a folder of pictures."""
+"""`python -m hoi_lightning generate`: pictures of hands for a picture or a folder of pictures.
+
+Places and lengths are pixels of the picture. What is fixed is met exactly; maps and points are wishes. A map is a grey
+picture with the aspect ratio of the input.
+"""
 
 import argparse
 import hashlib
@@ -10,8 +14,9 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from hoi_lightning import __version__
+from hoi_lightning import __version__, order
 from hoi_lightning.errors import InputError
+from hoi_lightning.order import Order, positive
 
 if TYPE_CHECKING:
     from PIL import Image
@@ -28,6 +33,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add_checkpoint_arguments(parser)
     parser.add_argument("--num-images", type=whole_number(1), default=4, help="samples per picture")
     parser.add_argument("--batch-size", type=whole_number(1), default=8, help="samples painted at once")
+    order.add_arguments(parser)
 
 
 def add_checkpoint_arguments(parser: argparse.ArgumentParser) -> None:
@@ -35,8 +41,16 @@ def add_checkpoint_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--weights", default="mini", help="released folder or hub id; mini comes with the package")
     parser.add_argument("--masknet", type=Path, help="checkpoint of a MaskNet run, with --fusionnet, instead")
     parser.add_argument("--fusionnet", type=Path, help="checkpoint of a FusionNet run, with --masknet, instead")
+    parser.add_argument("--painter", metavar="FOLDER_OR_ID", help="diffusers inpainting pipeline, instead of FusionNet")
+    parser.add_argument("--prompt", metavar="TEXT", help="what --painter paints; default: a hand holding the object")
     parser.add_argument("--out", type=Path, required=True, help="folder for the results, made if absent")
     parser.add_argument("--seed", type=whole_number(0), default=0, help="of all noise")
+    parser.add_argument(
+        "--layout-sampler", choices=["ddpm", "ddim", "dpm-solver++", "unipc", "repaint"],
+        help="MaskNet's; default: ddim, and repaint where something is wished",
+    )  # fmt: skip
+    parser.add_argument("--layout-steps", type=whole_number(1), default=25, help="steps of MaskNet's sampler")
+    parser.add_argument("--layout-guidance", type=positive, default=1.0, help="classifier-free scale; 1 = none")
     parser.add_argument("--device", default="auto", help="auto, cpu, cuda, cuda:1 or mps")
 
 
@@ -44,13 +58,20 @@ def check_weights(args: argparse.Namespace) -> None:
     """Say which weights are missing, before anything slow starts.
 
     Raises:
-        InputError: a file does not exist, or one of the two checkpoints is not given.
+        InputError: a file does not exist, one of the two checkpoints is not given, or flags contradict each other.
     """
+    from hoi_lightning.painters import find_index
     from hoi_lightning.pipeline import check_checkpoints, find_weights
 
+    if args.painter and args.fusionnet:
+        raise InputError("--painter paints instead of FusionNet; leave out --fusionnet")
+    if args.prompt is not None and not args.painter:
+        raise InputError("--prompt: FusionNet has its own; give it with --painter, or leave it out")
+    if args.painter:
+        find_index(args.painter)
     if args.masknet is None and args.fusionnet is None:
         find_weights(args.weights)
-    elif args.masknet is None or args.fusionnet is None:
+    elif args.masknet is None or (args.fusionnet is None and not args.painter):
         raise InputError("--masknet and --fusionnet: give both, or neither and --weights")
     else:
         check_checkpoints(args.masknet, args.fusionnet)
@@ -64,9 +85,30 @@ def open_pipeline(args: argparse.Namespace) -> "HOIPipeline":
     """
     from hoi_lightning.pipeline import HOIPipeline
 
+    if args.painter:
+        pipeline = _open_painter(args)
+    elif args.masknet is None:
+        pipeline = HOIPipeline.from_pretrained(args.weights, args.device)
+    else:
+        pipeline = HOIPipeline.from_checkpoints(args.masknet, args.fusionnet, args.device)
+    pipeline.masknet.sampler = args.layout_sampler
+    pipeline.masknet.sample_steps = args.layout_steps
+    pipeline.masknet.guidance_scale = args.layout_guidance
+    return pipeline
+
+
+def _open_painter(args: argparse.Namespace) -> "HOIPipeline":
+    from hoi_lightning.painters import PROMPT, DiffusersPainter
+    from hoi_lightning.pipeline import HOIPipeline, find_device, find_weights
+    from hoi_lightning.tasks.masknet import MaskNet
+
+    device = find_device(args.device)
     if args.masknet is None:
-        return HOIPipeline.from_pretrained(args.weights, args.device)
-    return HOIPipeline.from_checkpoints(args.masknet, args.fusionnet, args.device)
+        masknet = MaskNet.from_pretrained(find_weights(args.weights) / "masknet", device)
+    else:
+        masknet = MaskNet.load(args.masknet, device)
+    prompt = PROMPT if args.prompt is None else args.prompt
+    return HOIPipeline(masknet, DiffusersPainter.from_pretrained(args.painter, prompt, device=device), device)
 
 
 def whole_number(minimum: int) -> Callable[[str], int]:
@@ -90,7 +132,8 @@ def run(args: argparse.Namespace) -> None:
     check_weights(args)
     make_folder(args.out)
     pictures, faults = find_pictures(args.images, args.out)
-    generate(open_pipeline(args), pictures, args)
+    orders = [(source, order.read_order(source.path, args)) for source in pictures]
+    generate(open_pipeline(args), orders, args)
     if faults:
         raise InputError(f"{len(pictures)} pictures are painted, {len(faults)} could not be read: {_some(faults)}")
 
@@ -168,26 +211,26 @@ def _name(paths: list[Path]) -> list[Source]:
     return sources
 
 
-def generate(pipeline: "HOIPipeline", sources: list[Source], args: argparse.Namespace) -> None:
-    """Paint the sources; results that an earlier run with the same settings finished are kept."""
+def generate(pipeline: "HOIPipeline", orders: list[tuple[Source, Order]], args: argparse.Namespace) -> None:
+    """Paint the orders; results that an earlier run with the same settings finished are kept."""
     from tqdm import tqdm
 
-    todo = [(source, _records(pipeline, source, args)) for source in sources]
+    todo = [(source, asked, _records(pipeline, source, asked, args)) for source, asked in orders]
     kept = 0
     with tqdm(total=len(todo) * args.num_images, unit="picture", desc="generate") as bar:
-        for source, records in todo:
+        for source, asked, records in todo:
             if all(_is_finished(args.out / f"{source.name}_{k}.png", record) for k, record in enumerate(records)):
                 kept += len(records)
             else:
-                _paint(pipeline, source, records, args)
+                _paint(pipeline, source, asked, records, args)
             bar.update(len(records))
-    _write_sheet(sources[:GRID_ROWS], args)
+    _write_sheet(orders[:GRID_ROWS], args)
     rest = f", {kept} of them kept from an earlier run" if kept else ""
-    shown = f" (its first {GRID_ROWS} pictures)" if len(sources) > GRID_ROWS else ""
-    print(f"{len(sources) * args.num_images} pictures in {args.out}{rest}; overview: {args.out / 'grid.png'}{shown}")
+    shown = f" (its first {GRID_ROWS} pictures)" if len(orders) > GRID_ROWS else ""
+    print(f"{len(orders) * args.num_images} pictures in {args.out}{rest}; overview: {args.out / 'grid.png'}{shown}")
 
 
-def _records(pipeline: "HOIPipeline", source: Source, args: argparse.Namespace) -> list[dict[str, Any]]:
+def _records(pipeline: "HOIPipeline", source: Source, asked: Order, args: argparse.Namespace) -> list[dict[str, Any]]:
     """What decides each sample of a source, before it is painted."""
     from hoi_lightning.diffusion.ddpm import sample_seeds
 
@@ -198,8 +241,9 @@ def _records(pipeline: "HOIPipeline", source: Source, args: argparse.Namespace) 
         "fusionnet_sha256": pipeline.fusionnet.checkpoint_hash,
         "version": __version__,
         "seed": args.seed,
+        **asked.asked,
     }
-    seeds = sample_seeds(args.seed, range(args.num_images))
+    seeds = sample_seeds(args.seed, [0] * args.num_images if args.interpolate else range(args.num_images))
     return [common | {"index": k, "sample_seed": seed} for k, seed in enumerate(seeds)]
 
 
@@ -211,10 +255,15 @@ def _is_finished(png: Path, record: dict[str, Any]) -> bool:
     return png.is_file() and isinstance(written, dict) and record.items() <= written.items()
 
 
-def _paint(pipeline: "HOIPipeline", source: Source, records: list[dict[str, Any]], args: argparse.Namespace) -> None:
+def _paint(
+    pipeline: "HOIPipeline", source: Source, asked: Order, records: list[dict[str, Any]], args: argparse.Namespace
+) -> None:
     from hoi_lightning.pipeline import load_picture
 
-    output = pipeline(load_picture(source.path), len(records), args.seed, batch_size=args.batch_size)
+    output = pipeline(
+        load_picture(source.path), len(records), args.seed, asked.layouts, args.batch_size, asked.window, asked.wishes,
+        shared_noise=args.interpolate is not None,
+    )  # fmt: skip
     for k, (image, layout, hole) in enumerate(zip(output.images, output.layouts, output.hole_masks, strict=True)):
         png = args.out / f"{source.name}_{k}.png"
         record = records[k] | {"layout": asdict(layout), "hole_area": round(float(hole.mean()), 6)}
@@ -237,7 +286,7 @@ def write_text(path: Path, text: str) -> None:
     partial.replace(path)
 
 
-def _write_sheet(sources: list[Source], args: argparse.Namespace) -> None:
+def _write_sheet(orders: list[tuple[Source, Order]], args: argparse.Namespace) -> None:
     from PIL import Image
 
     from hoi_lightning.grid import draw_grid
@@ -246,14 +295,14 @@ def _write_sheet(sources: list[Source], args: argparse.Namespace) -> None:
     from hoi_lightning.report import CELL, layout_cell, square_cell
 
     rows = []
-    for source in sources:
-        obj = load_picture(source.path)
+    for source, asked in orders:
+        obj = load_picture(source.path).crop(asked.window)
         layouts, samples = [], []
         for k in range(args.num_images):
             png = args.out / f"{source.name}_{k}.png"
             layouts.append(Layout(**json.loads(png.with_suffix(".json").read_text())["layout"]))
             with Image.open(png) as sample:
-                samples.append(square_cell(sample))
+                samples.append(square_cell(sample.crop(asked.window)))
         rows.append([square_cell(obj), layout_cell(obj, layouts), *samples])
     headers = ["object", "sampled layouts", *(f"sample {k}" for k in range(args.num_images))]
     columns = dict(zip(headers, zip(*rows, strict=True), strict=True))

@@ -135,10 +135,27 @@ def scale_layout(layout: Tensor, factor: float | Tensor) -> Tensor:
     return torch.stack([a * factor**0.5, x * factor, y * factor, b1, b2], dim=-1)
 
 
+def interpolate_layouts(one: Layout, other: Layout, share: float) -> Layout:
+    """The layout at a share of the way, 0 = one, 1 = other; its forearm turns along the shorter angle."""
+    turn = math.remainder(other.theta - one.theta, 2 * math.pi)
+    theta = one.theta + share * turn
+    a, x, y = (start + share * (end - start) for start, end in zip(astuple(one)[:3], astuple(other)[:3], strict=True))
+    return Layout(a, x, y, math.cos(theta), math.sin(theta))
+
+
 def proxy_iou(layout: Layout, hand: np.ndarray) -> float:
     """Intersection over union of the proxy and a hand mask, bool (S, S); 0 when both are empty."""
-    proxy = hole_mask(layout.to_tensor(), hand.shape[0], dilation=0)[0].bool().numpy()
-    return float((proxy & hand).sum() / max((proxy | hand).sum(), 1))
+    size = hand.shape[0]
+    columns = np.arange(size, dtype=np.int16)
+    (left, right), (first, last) = rows = _proxy_rows(layout, size)
+    overlap = np.minimum(right, last) - np.maximum(left, first)
+    area = (rows[:, 1] - rows[:, 0]).clip(0).sum() - overlap.clip(0).sum()
+    held = hand.any(1)
+    (left, right), (first, last) = rows[:, :, held]
+    both = np.count_nonzero(
+        ((columns >= left) & (columns < right) | (columns >= first) & (columns < last)) & hand[held]
+    )
+    return float(both / max(area + np.count_nonzero(hand) - both, 1))
 
 
 def contact(layout: Tensor, object_mask: Tensor) -> Tensor:
@@ -182,13 +199,16 @@ def fit_layout(hand: np.ndarray, keypoints: np.ndarray | None = None, centroid: 
         raise ValueError(f"hand mask must be square, got {hand.shape}")
     if not hand.any():
         raise ValueError("hand mask is empty")
-    points = np.argwhere(hand)[:, ::-1] + 0.5
-    if keypoints is not None:
-        return _layout_of_box(keypoints, points.mean(0) if centroid is None else centroid, hand.shape[0])
     size = hand.shape[0]
+    if keypoints is not None and centroid is not None:
+        return _layout_of_box(keypoints, centroid, size)
+    rows, columns = np.divmod(np.flatnonzero(hand), size)  # much sooner than argwhere
+    points = np.stack([columns, rows]).T + 0.5  # a column after the other: so they are reduced sooner
+    if keypoints is not None:
+        return _layout_of_box(keypoints, points.mean(0), size)
     towards = points.mean(0) if centroid is None else centroid
     # Small enough that torch starts no threads for it: data preparation runs one process per core.
-    small, tiny = _resize(hand, min(size, 128)).numpy() > 0.5, _resize(hand, 64)
+    small, tiny = _resize(hand, min(size, 128)) > 0.5, _resize(hand, 64)
 
     def iou(layout: Layout) -> float:
         return proxy_iou(layout, small)
@@ -247,6 +267,29 @@ def _signed_distance(layout: Tensor, size: int) -> tuple[Tensor, Tensor]:
     return torch.where(u > 0, torch.minimum(disc, _root(v_squared) - r / 2), disc), r
 
 
+def _proxy_rows(layout: Layout, size: int) -> np.ndarray:
+    """First column and the one after the last of disc and forearm in each row, int16 (2, 2, size, 1).
+
+    Where `_signed_distance` is not positive: along a row the disc is an interval and so is the forearm, whose |v| ≤ r/2
+    is a quadratic inequality in x.
+    """
+    y = (2 * np.arange(size) + 1) / size - 1 - layout.y
+    r, b1, b2 = (layout.a**2 + _A_EPS) / 2, layout.b1, layout.b2
+    b_squared = b1**2 + b2**2 + _B_EPS
+    square, mixed = b2**2 + _B_EPS, b1 * b2 * y
+    constant = (b1**2 + _B_EPS) * y**2 - b_squared * r**2 / 4
+    discriminants = np.stack([r**2 - y**2, mixed**2 - square * constant])
+    half = np.sqrt(discriminants.clip(0)) / [[1], [square]]
+    middle = np.stack([np.zeros(size), mixed / square])
+    edges = np.where(discriminants >= 0, [middle - half, middle + half], [[[np.inf]], [[-np.inf]]])  # start, stop
+    ahead = -y * b2 / (b1 or _P_EPS)  # u > 0 is x > ahead, or less where the forearm points left
+    side = 0 if b1 >= 0 else 1
+    edges[side, 1] = (np.minimum if side else np.maximum)(edges[side, 1], ahead)
+    # A pixel belongs to what holds its centre.
+    columns = np.ceil((edges + layout.x + 1) * size / 2 - 0.5).clip(0, size)
+    return columns.astype(np.int16).swapaxes(0, 1)[..., None]
+
+
 def _root(x: Tensor) -> Tensor:
     # Not x.sqrt(): on a CPU that starts threads from 2048 elements on, which crawls where every core has a process.
     return x * x.rsqrt()
@@ -264,11 +307,9 @@ def _layout_of_box(points: np.ndarray, towards: np.ndarray, size: int) -> Layout
 def _forearm_exits(hand: np.ndarray, points: np.ndarray) -> list[list[np.ndarray]]:
     """Points in pixels where the forearm may leave the picture, grouped by run of the border, likeliest first."""
     size = hand.shape[0]
-    top = [(i, 0) for i in range(size - 1)]
-    right = [(size - 1, i) for i in range(size - 1)]
-    bottom = [(size - 1 - i, size - 1) for i in range(size - 1)]
-    left = [(0, size - 1 - i) for i in range(size - 1)]
-    border = np.array(top + right + bottom + left)
+    low, last = np.zeros(size - 1, int), np.full(size - 1, size - 1)
+    along = np.arange(size - 1)  # the top from left to right, and on clockwise
+    border = np.concatenate([[along, low], [last, along], [last - along, last], [low, last - along]], axis=1).T
     touches = hand[border[:, 1], border[:, 0]]
     if not touches.any():
         return [_axis_ends(points)]
@@ -302,8 +343,8 @@ def _beyond_wrist(points: np.ndarray, leave: np.ndarray, towards: np.ndarray, si
     smooth = max(1, len(width) // 24)
     width = np.convolve(np.pad(width, smooth, mode="edge"), np.ones(2 * smooth + 1) / (2 * smooth + 1), mode="valid")
     wrist, palm = _find_wrist(width)
-    beyond = points[depth <= min(wrist, 1.8 * width.max())]
-    low, high = beyond.min(0) - 0.5, beyond.max(0) + 0.5
+    beyond = points.T.take(np.flatnonzero(depth <= min(wrist, 1.8 * width.max())), 1)
+    low, high = beyond.min(1) - 0.5, beyond.max(1) + 0.5
     flesh = np.minimum(_FLESH * palm, (high - low) / 4)
     return _layout_of_box(np.stack([low + flesh, high - flesh]), towards, size)
 
@@ -325,39 +366,49 @@ def _find_wrist(width: np.ndarray) -> tuple[int, float]:
     return first + int(np.argmax(near <= 1.1 * near.min())), palm
 
 
-def _resize(hand: np.ndarray, size: int) -> Tensor:
+def _resize(hand: np.ndarray, size: int) -> np.ndarray:
     """Share of each pixel of (size, size) that a mask covers, float32."""
-    return F.adaptive_avg_pool2d(torch.from_numpy(np.array(hand, np.float32, order="C"))[None], size)[0]
+    return F.adaptive_avg_pool2d(torch.from_numpy(np.array(hand, np.float32, order="C"))[None], size)[0].numpy()
 
 
-def _refine(start: Layout, target: Tensor) -> Layout:
+def _refine(start: Layout, target: np.ndarray) -> Layout:
     """Levenberg-Marquardt on the squared difference of an antialiased proxy and a mask (S, S), over (x, y, r, θ)."""
-
-    def draw(state: Tensor, blur: float) -> Tensor:
-        distance, _ = _signed_distance(_as_layouts(state), target.shape[-1])
-        return torch.sigmoid(-distance * target.shape[-1] / blur).flatten(-3)
-
-    goal, step = target.flatten(), 1e-3
-    state = torch.tensor([start.x, start.y, max(start.r, _MIN_RADIUS), start.theta])
-    probes = torch.cat([torch.zeros(1, 4), torch.eye(4) * step])
-    damping = 1e-2
-    for blur in (3.0,) * 5 + (1.0,) * 5:  # pixels
-        drawn = draw(state + probes, blur)
-        residual, jacobian = drawn[0] - goal, (drawn[1:] - drawn[0]) / step
-        curvature = jacobian @ jacobian.T
-        ridge = torch.diag(curvature.diagonal() * damping + 1e-3)
-        moved = state - torch.linalg.solve(curvature + ridge, jacobian @ residual)
-        moved[2].clamp_(_MIN_RADIUS, 2)
-        if (draw(moved, blur) - goal).square().sum() < residual.square().sum():
-            state, damping = moved, damping / 4
-        else:
-            damping *= 8
-    return Layout.from_tensor(_as_layouts(state.double()))
+    size, damping = target.shape[0], 1e-2
+    state = np.array([start.x, start.y, max(start.r, _MIN_RADIUS), start.theta])
+    for blur in (3.0, 1.0):  # pixels
+        drawn, jacobian = _antialiased(state, size, blur)
+        for _ in range(5):
+            residual = drawn - target.ravel()
+            curvature = jacobian @ jacobian.T
+            ridge = np.diag(curvature.diagonal() * damping + 1e-3)
+            moved = state - np.linalg.solve(curvature + ridge, jacobian @ residual)
+            moved[2] = moved[2].clip(_MIN_RADIUS, 2)
+            there, slopes = _antialiased(moved, size, blur)
+            if np.square(there - target.ravel()).sum() < np.square(residual).sum():
+                state, drawn, jacobian, damping = moved, there, slopes, damping / 4
+            else:
+                damping *= 8
+    x, y, r, theta = state.tolist()
+    return Layout(math.sqrt(2 * r), x, y, math.cos(theta), math.sin(theta))
 
 
-def _as_layouts(state: Tensor) -> Tensor:
-    x, y, r, theta = state.unbind(-1)
-    return torch.stack([(2 * r).sqrt(), x, y, theta.cos(), theta.sin()], dim=-1)
+def _antialiased(state: np.ndarray, size: int, blur: float) -> tuple[np.ndarray, np.ndarray]:
+    """Proxy of (x, y, r, θ) with an outline `blur` pixels soft, (S·S,), and its slope over each of them, (4, S·S)."""
+    x, y, r, theta = state
+    b1, b2 = math.cos(theta), math.sin(theta)
+    centres = (2 * np.arange(size) + 1) / size - 1
+    px, py = centres - x, (centres - y)[:, None]
+    u, v, p = px * b1 + py * b2, py * b1 - px * b2, np.sqrt(px**2 + py**2 + _P_EPS)
+    disc, band, side = p - r, np.abs(v) - r / 2, np.sign(v)
+    forearm = (u > 0) & (band < disc)
+    proxy = 1 / (1 + np.exp(np.where(forearm, band, disc) * size / blur))
+    slopes = [
+        np.where(forearm, side * b2, -px / p),
+        np.where(forearm, side * -b1, -py / p),
+        np.where(forearm, -0.5, -1.0),
+        np.where(forearm, side * -u, 0.0),
+    ]
+    return proxy.ravel(), (np.array(slopes) * (proxy * (proxy - 1) * size / blur)).reshape(4, -1)
 
 
 def _draw_layout(draw: ImageDraw.ImageDraw, layout: Layout, side: int, colour: tuple[int, ...], width: float) -> None:

@@ -15,9 +15,13 @@ from PIL import Image, ImageFilter, ImageOps
 from torch import Tensor
 
 from hoi_lightning.diffusion.ddpm import sample_seeds
+from hoi_lightning.diffusion.samplers import Sampler
 from hoi_lightning.errors import InputError
+from hoi_lightning.guidance import Guidance
 from hoi_lightning.hand_proxy import Layout, hole_mask
 from hoi_lightning.weights import shipped
+from hoi_lightning.window import Box, centred_square
+from hoi_lightning.wishes import Wishes
 
 FORMATS = ("JPEG", "PNG", "WEBP", "BMP", "GIF", "TIFF")
 MIN_SIDE = 32  # pixels; smaller objects say nothing about where a hand goes
@@ -31,8 +35,11 @@ class LayoutSampler(Protocol):
     """What the pipeline needs of a MaskNet."""
 
     checkpoint_hash: str
+    sampler: Sampler | None
+    sample_steps: int
+    guidance_scale: float
 
-    def sample(self, obj: Tensor, seeds: list[int]) -> Tensor:
+    def sample(self, obj: Tensor, seeds: list[int], *, guidance: Guidance | None = None) -> Tensor:
         """Layouts (B, 5) for object pictures (B, 3, H, W) in [-1, 1]."""
         ...
 
@@ -55,15 +62,17 @@ class HOIOutput:
 
     Attributes:
         images: RGB pictures of the input's size, equal to it to the byte outside the hole.
-        layouts: in the NDC of the largest centred square of the input.
+        layouts: in the NDC of `window`.
         hole_masks: bool (H, W) of the input's size, True = painted.
         seeds: each sample's own seed, made from (seed, index).
+        window: the square of the input that the networks saw, x0, y0, x1, y1 in pixels.
     """
 
     images: list[Image.Image]
     layouts: list[Layout]
     hole_masks: list[np.ndarray]
     seeds: list[int]
+    window: Box
 
 
 class HOIPipeline:
@@ -116,7 +125,7 @@ class HOIPipeline:
         masknet = MaskNet.from_pretrained(root / "masknet", place)
         return cls(masknet, FusionNet.from_pretrained(root / "fusionnet", place), place)
 
-    @torch.inference_mode()
+    @torch.no_grad()
     def __call__(
         self,
         image: Image.Image,
@@ -124,10 +133,13 @@ class HOIPipeline:
         seed: int = 0,
         layouts: Sequence[Layout] | None = None,
         batch_size: int = 8,
+        window: Box | None = None,
+        wishes: Wishes | None = None,
+        shared_noise: bool = False,
     ) -> HOIOutput:
         """Sample pictures of a hand using the object.
 
-        The networks see the largest centred square; what lies beside it is returned as it came. Sample k depends on
+        The networks see a square of the picture; what lies beside it is returned as it came. Sample k depends on
         (seed, k) alone, not on `num_images` or `batch_size`.
 
         Args:
@@ -136,29 +148,36 @@ class HOIPipeline:
             seed: of the whole set.
             layouts: where the hands go, one for all samples or one each; None = ask MaskNet.
             batch_size: samples painted at once; more memory, more speed, the same pictures.
+            window: square of the picture that the networks see, `window.choose_square` for one; None = the largest
+                centred one.
+            wishes: what MaskNet is asked for.
+            shared_noise: all samples have the noise of the first, as between two layouts.
 
         Raises:
+            InputError: a wish cannot be met in the window.
             ValueError: `layouts` has another length than 1 and `num_images`.
         """
         if layouts is not None and len(layouts) not in (1, num_images):
             raise ValueError(f"layouts must have 1 or num_images={num_images} entries, got {len(layouts)}")
         native = np.asarray(image.convert("RGB"))
-        window = _centred_square(*native.shape[:2])
-        seeds = sample_seeds(seed, range(num_images))
+        window = window or centred_square(*image.size)
+        square = slice(window[1], window[3]), slice(window[0], window[2])
+        guidance = None if wishes is None else wishes.guidance(image.size, window)
+        seeds = sample_seeds(seed, [0] * num_images if shared_noise else range(num_images))
         images, used, holes = [], [], []
         for start in range(0, num_images, batch_size):
             chunk = list(range(start, min(start + batch_size, num_images)))
             given = None if layouts is None else [layouts[k % len(layouts)] for k in chunk]
-            drawn, painted = self._sample(native[window], [seeds[k] for k in chunk], given)
+            drawn, painted = self._sample(native[square], [seeds[k] for k in chunk], given, guidance)
             for layout, picture in zip(drawn, painted, strict=True):
-                result, hole = self._paste(native, window, layout, picture)
+                result, hole = self._paste(native, square, layout, picture)
                 images.append(Image.fromarray(result))
                 used.append(layout)
                 holes.append(hole)
-        return HOIOutput(images, used, holes, seeds)
+        return HOIOutput(images, used, holes, seeds, window)
 
     def _sample(
-        self, square: np.ndarray, seeds: list[int], given: Sequence[Layout] | None
+        self, square: np.ndarray, seeds: list[int], given: Sequence[Layout] | None, guidance: Guidance | None
     ) -> tuple[list[Layout], list[np.ndarray]]:
         """Layouts and painted uint8 (S, S, 3) pictures at the model's size, one per seed."""
         view = torch.from_numpy(_resize(square, self.fusionnet.image_size).copy()).to(self.device)
@@ -166,7 +185,8 @@ class HOIPipeline:
         # two seeds per sample: layout noise must not repeat in the picture's noise
         streams = [sample_seeds(seed, [0, 1]) for seed in seeds]
         if given is None:
-            drawn = [Layout.from_tensor(row) for row in self.masknet.sample(obj, [pair[0] for pair in streams]).cpu()]
+            rows = self.masknet.sample(obj, [pair[0] for pair in streams], guidance=guidance)
+            drawn = [Layout.from_tensor(row) for row in rows.cpu()]
         else:
             drawn = list(given)
         layouts = torch.stack([layout.to_tensor() for layout in drawn]).to(self.device)
@@ -237,14 +257,14 @@ def find_weights(folder: Path | str) -> Path:
     return root
 
 
-def check_checkpoints(masknet: Path | str, fusionnet: Path | str) -> None:
-    """Say which checkpoint is missing, before anything slow starts.
+def check_checkpoints(masknet: Path | str, fusionnet: Path | str | None) -> None:
+    """Say which checkpoint is missing, before anything slow starts; another painter has no `fusionnet`.
 
     Raises:
         InputError: one of the files does not exist.
     """
     for flag, path in (("--masknet", masknet), ("--fusionnet", fusionnet)):
-        if not Path(path).is_file():
+        if path is not None and not Path(path).is_file():
             raise InputError(f"{flag} {path}: no such checkpoint; give the last.ckpt that `fit` left")
 
 
@@ -291,12 +311,6 @@ def _to_rgb(image: Image.Image) -> Image.Image:
         return image.convert("RGB")
     rgba = image.convert("RGBA")
     return Image.alpha_composite(Image.new("RGBA", rgba.size, "white"), rgba).convert("RGB")
-
-
-def _centred_square(height: int, width: int) -> tuple[slice, slice]:
-    side = min(height, width)
-    top, left = (height - side) // 2, (width - side) // 2
-    return slice(top, top + side), slice(left, left + side)
 
 
 def _resize(picture: np.ndarray, side: int) -> np.ndarray:

@@ -7,10 +7,14 @@ from pathlib import Path
 os.environ["HF_HUB_OFFLINE"] = "1"
 os.environ["WANDB_MODE"] = "offline"
 
+import hypothesis
 import pytest
 import torch
 
 from tests.tiny import save_sd_folder, write_shards
+
+hypothesis.settings.register_profile("here", database=None, deadline=None)  # no folder left behind, nothing timed
+hypothesis.settings.load_profile("here")
 
 
 @pytest.fixture(autouse=True)

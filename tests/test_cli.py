@@ -18,7 +18,8 @@ CONFIGS = ROOT / "configs"
 TINY = [
     "--model.channels=[8,16]",
     "--model.layers_per_block=1",
-    "--model.attention_levels=1",
+    "--model.down_block_types=[DownBlock2D,AttnDownBlock2D]",
+    "--model.norm_groups=8",
     "--model.heads_dim=8",
     "--model.head_layers=1",
     "--model.image_size=32",
@@ -47,8 +48,9 @@ def weights(out: Path) -> dict[str, Any]:
 def test_every_config_is_a_test_case() -> None:
     assert {p.relative_to(CONFIGS).as_posix() for p in CONFIGS.rglob("*.yaml")} == {
         "masknet.yaml", "fusionnet.yaml", "mini/vae.yaml", "mini/masknet.yaml", "mini/fusionnet.yaml",
-        "mini/metrics.yaml", "overlays/cpu.yaml", "overlays/debug.yaml", "overlays/rtx4090.yaml", "overlays/ddp.yaml",
-        "parts/trainer.yaml", "parts/trainer_mini.yaml",
+        "mini/metrics.yaml", "mini/base.yaml", "overlays/cpu.yaml", "overlays/debug.yaml", "overlays/rtx4090.yaml",
+        "overlays/ddp.yaml", "overlays/lora.yaml", "parts/trainer.yaml", "parts/trainer_mini.yaml",
+        "sweeps/masknet.yaml",
     }  # fmt: skip
 
 
@@ -76,6 +78,8 @@ def test_config_unchanged(shards: Path, sd_folder: Path, tmp_path: Path, config:
     assert checkpoint["global_step"] == 2
     assert not any("vae" in name or "text" in name for name in checkpoint["state_dict"])
     task = FusionNet if config == "fusionnet" else MaskNet
+    if overlay == "lora":
+        assert all("lora" in name for name in checkpoint["state_dict"])
     loaded = task.load(tmp_path / "run/checkpoints/last.ckpt").state_dict()
     for name, value in checkpoint["ema_state_dict"].items():
         torch.testing.assert_close(loaded[name], value)

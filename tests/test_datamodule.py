@@ -1,23 +1,64 @@
-"""Reader, order, resumption and augmentation of HO3Pairs."""
+"""The DataModule: its batches, their order over a run, and where a run goes on."""
 
-import io
 import json
-import tarfile
+import threading
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 import torch
-import webdataset as wds
+from lightning.pytorch import LightningModule, Trainer
+from lightning.pytorch.callbacks import ModelCheckpoint
+from torch import Tensor
 
-from hoi_lightning.data.augment import Augment, augment, crop_boxes, crop_points, warp
-from hoi_lightning.data.datamodule import EpochSampler
+from hoi_lightning.data.datamodule import HoiDataModule
 from hoi_lightning.data.reader import ShardIndex
 from hoi_lightning.data.sample import decode, encode
 from hoi_lightning.errors import InputError
-from hoi_lightning.hand_proxy import crop_layout, flip_layout, hole_mask, splat
 from tests.tiny import sample, write_shards
+from tests.whole_folder import write_folder
+
+COUNT = 37
+
+
+pytestmark = [
+    pytest.mark.filterwarnings("ignore:The dirpath has changed"),
+    pytest.mark.filterwarnings("ignore:You passed in a .val_dataloader. but have no"),
+    pytest.mark.filterwarnings("ignore:You're resuming from a checkpoint"),  # the DataModule keeps the position
+]
+
+
+class Reads(LightningModule):
+    """Learns nothing and remembers what it is shown."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.weight = torch.nn.Parameter(torch.zeros(()))
+        self.batches: list[list[str]] = []
+
+    def training_step(self, batch: dict[str, Any], batch_idx: int) -> Tensor:
+        self.batches.append(batch["key"])
+        return self.weight * batch["obj"].mean()
+
+    def configure_optimizers(self) -> torch.optim.Optimizer:
+        return torch.optim.SGD(self.parameters(), 0.1)
+
+
+def fit(shards: Path, root: Path, checkpoint: Path | None = None, **options: Any) -> list[list[str]]:
+    """Keys of each batch of a run that writes a checkpoint every two steps."""
+    limit = options.pop("limit_train_batches", None)
+    epochs = options.pop("max_epochs", 3)
+    task = Reads()
+    trainer = Trainer(
+        accelerator="cpu", max_epochs=epochs, default_root_dir=root, logger=False,
+        enable_progress_bar=False, enable_model_summary=False, use_distributed_sampler=False, num_sanity_val_steps=0,
+        limit_val_batches=0, limit_train_batches=limit,
+        callbacks=[ModelCheckpoint(root, "{step}", every_n_train_steps=2, save_top_k=-1)],
+    )  # fmt: skip
+    data = HoiDataModule(shards, fields=("obj",), image_size=16, **options)
+    trainer.fit(task, data, ckpt_path=checkpoint, weights_only=True)
+    return task.batches
 
 
 def test_encode_decode_is_identity_but_for_jpeg() -> None:
@@ -31,92 +72,200 @@ def test_encode_decode_is_identity_but_for_jpeg() -> None:
     assert encode(given) == record
 
 
-def test_plain_webdataset_reads_the_same_samples(shards: Path) -> None:
-    index = ShardIndex(shards, "val")
-    stream = wds.WebDataset(sorted(str(p) for p in shards.glob("val-*.tar")), shardshuffle=False)
-    for i, record in enumerate(stream):
-        assert record["__key__"] == index.keys[i]
-        expected = decode({k: v for k, v in record.items() if not k.startswith("__")})
-        np.testing.assert_array_equal(index.sample(i, ("hoi",)).hoi, expected.hoi)
-    assert i + 1 == len(index)
-
-
-@pytest.mark.parametrize("world_size", [1, 2, 3])
-def test_an_epoch_is_every_sample_at_most_once_over_all_ranks(world_size: int) -> None:
-    per_rank = 37 // world_size // 4 * 4
-    seen = [a for r in range(world_size) for a in EpochSampler(37, per_rank, seed=1, rank=r, world_size=world_size)]
-    assert len(seen) == len(set(seen)) == per_rank * world_size
-    assert {epoch for epoch, _ in seen} == {0}
-
-
-def test_any_position_continues_the_same_order() -> None:
-    straight = EpochSampler(20, 16, seed=5)
-    order = [address for _ in range(3) for address in straight]
-    for position in (0, 1, 15, 16, 17, 40):
-        resumed = EpochSampler(20, 16, seed=5, position=position)
-        rest = [address for _ in range(3 - position // 16) for address in resumed]
-        assert rest == order[position:]
-    assert order[:16] != [(0, i) for _, i in order[16:32]]
-
-
-def _batch(size: int = 48) -> dict[str, Any]:
-    layout = torch.stack([sample(i).info.layout.to_tensor() for i in range(4)])
-    return {
-        "layout": layout,
-        "hand": hole_mask(layout, size, 0),
-        "obj": torch.zeros(4, 3, size, size),
-        "epoch": torch.zeros(4, dtype=torch.long),
-        "index": torch.arange(4),
-    }
-
-
-def test_augmenting_commutes_with_drawing() -> None:
-    layout = _batch()["layout"]
-    box = crop_boxes(0.5, torch.rand(4, 3, generator=torch.Generator().manual_seed(0)))
-    flip = torch.tensor([True, False, True, False])
-    moved = crop_layout(layout, box)
-    moved = torch.where(flip[:, None], flip_layout(moved), moved)
-    # a window of a finely drawn splat against the moved layout's own splat
-    drawn = warp(splat(layout, 512), box, flip, nearest=False)
-    assert (drawn - splat(moved, 512)).abs().mean() < 5e-3
-
-
-def test_augmentation_belongs_to_seed_epoch_and_sample() -> None:
-    settings = Augment(crop_area=0.5, noise=0.0)
-    whole = augment(_batch(), settings, seed=7)
-    reverse = {name: value.flip(0) for name, value in _batch().items()}
-    torch.testing.assert_close(augment(reverse, settings, seed=7)["layout"], whole["layout"].flip(0))
-    later = _batch() | {"epoch": torch.ones(4, dtype=torch.long)}
-    assert not torch.equal(augment(later, settings, seed=7)["layout"], whole["layout"])
-
-
-@pytest.mark.parametrize(
-    ("name", "complaint"),
-    [("ZY.cls.pkl", "not part of"), ("../x.json", "not part of"), ("ZY.hoi.jpg", "1 samples, manifest.json says 0")],
-)
-def test_foreign_members_and_counts_are_refused(tmp_path: Path, name: str, complaint: str) -> None:
-    root = write_shards(tmp_path / "s", {"train": 0})
-    with tarfile.open(root / "train-000000.tar", "w") as tar:
-        tar.addfile(tarfile.TarInfo(name), io.BytesIO())
-    shard = {"name": "train-000000.tar", "split": "train", "count": 0}
-    (root / "manifest.json").write_text(json.dumps({"shards": [shard]}))
-    with pytest.raises(InputError, match=complaint):
-        ShardIndex(root, "train")
-
-
 def test_missing_shards_name_the_command(tmp_path: Path) -> None:
     with pytest.raises(InputError, match="make shards"):
-        ShardIndex(tmp_path, "train")
+        HoiDataModule(tmp_path).setup("fit")
 
 
-@pytest.mark.parametrize("flip", [False, True])
-def test_keypoints_move_with_the_layout_of_their_box(flip: bool) -> None:
-    points = torch.rand(3, 21, 2) * 0.8 - 0.4
-    low, high = points.amin(1), points.amax(1)
-    a = (high - low).amax(1).sqrt()
-    layout = torch.cat([a[:, None], (low + high) / 2, torch.tensor([[0.6, 0.8]]).expand(3, 2)], dim=1)
-    box = torch.tensor([[-0.5, -0.6, 0.7, 0.6]]).expand(3, 4)
-    moved, expected = crop_points(points, box, torch.tensor([flip] * 3)), crop_layout(layout, box)
-    expected = flip_layout(expected) if flip else expected
-    torch.testing.assert_close((moved.amin(1) + moved.amax(1)) / 2, expected[:, 1:3])
-    torch.testing.assert_close((moved.amax(1) - moved.amin(1)).amax(1).sqrt(), expected[:, 0])
+@pytest.mark.parametrize("num_workers", [0, 1, 3])
+def test_a_batch_is_its_samples(shards: Path, num_workers: int) -> None:
+    fields = ("hoi", "obj", "hand", "object")
+    data = HoiDataModule(shards, batch_size=5, num_workers=num_workers, fields=fields)
+    index = ShardIndex(shards, "train")
+    seen = []
+    for batch in data.train_dataloader():
+        count = len(batch["key"])
+        assert batch["hoi"].shape == (count, 3, 64, 64)
+        assert batch["hand"].shape == (count, 1, 64, 64)
+        for row, i in enumerate(batch["index"].tolist()):
+            expected = index.sample(i, fields)
+            assert batch["key"][row] == expected.info.key
+            assert batch["category"][row] == expected.info.category
+            assert torch.equal(batch["layout"][row], expected.info.layout.to_tensor())
+            for name in fields:
+                pixels = torch.from_numpy(getattr(expected, name).reshape(64, 64, -1)).permute(2, 0, 1)
+                assert torch.equal(batch[name][row], pixels)
+        assert batch["keypoints"].isnan().all()
+        seen += batch["index"].tolist()
+    assert sorted(seen) == list(range(COUNT))
+
+
+def test_tasks_see_floats_in_place_of_bytes(shards: Path) -> None:
+    data = HoiDataModule(shards, batch_size=4, num_workers=0, image_size=32)
+    raw = next(iter(data.val_dataloader()))
+    batch = data.on_after_batch_transfer(raw, 0)
+    assert batch["obj"].shape == (4, 3, 32, 32)
+    assert batch["obj"].is_contiguous()
+    assert batch["obj"].dtype == torch.float32
+    assert batch["obj"].min() >= -1
+    assert batch["obj"].max() <= 1
+    assert set(batch["hand"].unique().tolist()) <= {0.0, 1.0}
+    shape = HoiDataModule(shards).on_after_batch_transfer(raw, 0)["obj"].shape
+    assert shape == (4, 3, 64, 64)
+
+
+def test_keypoints_are_ndc_beside_the_hand(tmp_path: Path) -> None:
+    data = HoiDataModule(write_folder(tmp_path / "s"), batch_size=10, num_workers=0)
+    batch = next(iter(data.train_dataloader()))
+    index = data.index("train")
+    points = [index.info(i).keypoints for i in batch["index"].tolist()]
+    assert {known is None for known in points} == {True, False}
+    for found, known in zip(batch["keypoints"], points, strict=True):
+        if known is None:
+            assert found.isnan().all()
+        else:
+            torch.testing.assert_close((found + 1) * 48 / 2, torch.tensor(known))
+
+
+@pytest.mark.parametrize(("sdedit", "names"), [(False, set()), (True, {"sdedit"})])
+def test_an_sdedit_copy_is_there_where_the_shards_have_one(tmp_path: Path, sdedit: bool, names: set[str]) -> None:
+    folder = write_folder(tmp_path / "s", sdedit=sdedit)
+    for fields in (("obj", "sdedit"), ("sdedit",)):
+        batch = next(iter(HoiDataModule(folder, batch_size=4, num_workers=0, fields=fields).train_dataloader()))
+        assert set(batch) & {"sdedit"} == names
+
+
+def test_batches_stay_as_they_are_while_others_are_decoded(shards: Path) -> None:
+    """Memory is used again, but never under somebody's hands."""
+    data = HoiDataModule(shards, batch_size=4, num_workers=2, fields=("obj",))
+    kept = [(batch, batch["obj"].clone()) for batch in data.train_dataloader()]
+    for batch, copy in kept:
+        assert torch.equal(batch["obj"], copy)
+
+
+def test_memory_is_used_again(shards: Path) -> None:
+    loader = HoiDataModule(shards, batch_size=4, num_workers=2, fields=("obj",)).train_dataloader()
+    places = {batch["obj"].data_ptr() for _ in range(3) for batch in loader}
+    assert len(places) <= 5  # what is being decoded, what is used and what comes next
+
+
+def test_a_loader_that_is_left_leaves_no_thread_at_work(shards: Path) -> None:
+    loader = HoiDataModule(shards, batch_size=4, num_workers=2, fields=("obj",)).train_dataloader()
+    for _ in range(3):
+        next(iter(loader))
+    assert sum(thread.name.startswith("decode") for thread in threading.enumerate()) <= 2 + 2 * 12
+    assert len([key for batch in loader for key in batch["key"]]) == COUNT
+
+
+def test_an_error_reaches_the_training_thread(tmp_path: Path) -> None:
+    folder = write_shards(tmp_path / "s", {"train": 9})
+    data = HoiDataModule(folder, batch_size=4, num_workers=2, fields=("obj",))
+    loader = data.train_dataloader()
+    (folder / "train-000000.tar").write_bytes(b"")
+    with pytest.raises(InputError, match="the tar is shorter than it was"):
+        list(loader)
+
+
+@pytest.mark.parametrize("stop", [4, 8, 10, 20, 24])
+def test_a_run_goes_on_with_the_sample_where_it_stopped(shards: Path, tmp_path: Path, stop: int) -> None:
+    """37 samples are 10 batches of 4: stops inside the first and the third epoch, and at the end of two."""
+    straight = fit(shards, tmp_path / "a", batch_size=4, num_workers=0)
+    for first in (0, 10, 20):
+        assert (
+            sorted(key for batch in straight[first : first + 10] for key in batch) == ShardIndex(shards, "train").keys
+        )
+    assert straight[:10] != straight[10:20]
+    rest = fit(shards, tmp_path / "b", tmp_path / f"a/step={stop}.ckpt", batch_size=4, num_workers=3)
+    count = len(straight) - stop
+    assert rest[:count] == straight[stop:]
+
+
+@pytest.mark.parametrize(("stop", "batch_size"), [(4, 3), (4, 9), (10, 7), (14, 2)])
+def test_a_run_goes_on_with_batches_of_another_size(shards: Path, tmp_path: Path, stop: int, batch_size: int) -> None:
+    straight = fit(shards, tmp_path / "a", batch_size=4, num_workers=0)
+    rest = fit(shards, tmp_path / "b", tmp_path / f"a/step={stop}.ckpt", batch_size=batch_size, num_workers=0)
+    expected = [key for batch in straight[stop:] for key in batch]
+    assert [key for batch in rest for key in batch][: len(expected)] == expected
+    assert max(len(batch) for batch in rest) == batch_size
+
+
+def test_a_limited_epoch_goes_on_as_it_would_have(shards: Path, tmp_path: Path) -> None:
+    options: dict[str, Any] = {"batch_size": 4, "num_workers": 0, "limit_train_batches": 3, "max_epochs": 4}
+    straight = fit(shards, tmp_path / "a", **options)
+    assert len(straight) == 12
+    for stop in (2, 4, 8):
+        rest = fit(shards, tmp_path / f"b{stop}", tmp_path / f"a/step={stop}.ckpt", **options)
+        assert rest == straight[stop:]
+
+
+def test_seed_decides_the_order(shards: Path) -> None:
+    orders = [
+        [
+            key
+            for batch in HoiDataModule(shards, num_workers=0, fields=(), seed=seed).train_dataloader()
+            for key in batch["key"]
+        ]
+        for seed in (0, 0, 1)
+    ]
+    assert orders[0] == orders[1] != orders[2]
+
+
+def test_validation_scores_every_sample_once(shards: Path) -> None:
+    data = HoiDataModule(shards, batch_size=3, num_workers=2)
+    keys = [key for batch in data.val_dataloader() for key in batch["key"]]
+    assert keys == ShardIndex(shards, "val").keys
+
+
+@pytest.mark.parametrize("sdedit", [False, True])
+def test_latents_come_with_a_live_layout(tmp_path: Path, sdedit: bool) -> None:
+    folder, shape = write_folder(tmp_path / "s", sdedit=sdedit), (4, 6, 6)
+    write_latents(folder, shape)
+    data = HoiDataModule(folder, batch_size=10, num_workers=2, fields=(), latents=True)
+    batch = next(iter(data.train_dataloader()))
+    names = {"hoi_latents", "obj_latents"} | ({"sdedit_latents"} if sdedit else set())
+    assert {name for name in batch if "latents" in name} == names
+    for row, i in enumerate(batch["index"].tolist()):
+        expected = data.index("train").latents(i)
+        for name in names:
+            assert torch.equal(batch[name][row], expected[name.removesuffix("_latents")])
+        assert torch.equal(batch["layout"][row], data.index("train").info(i).layout.to_tensor())
+    seen = data.on_after_batch_transfer(batch, 0)
+    assert seen["hoi_latents"].dtype == torch.float32
+    assert torch.equal(seen["layout"], batch["layout"])
+
+
+def test_a_damaged_latent_names_its_sample_or_is_left_out(tmp_path: Path) -> None:
+    folder = write_folder(tmp_path / "s")
+    write_latents(folder, (4, 6, 6), bad_row=3)
+    options: dict[str, Any] = {"batch_size": 2, "num_workers": 0, "fields": (), "latents": True}
+    with pytest.raises(InputError, match=r"train-000000\.tar, sample .*_f00003: latents\.safetensors"):
+        list(HoiDataModule(folder, **options).train_dataloader())
+    data = HoiDataModule(folder, on_error="skip", max_bad_fraction=0.1, **options)
+    assert sum(len(batch["key"]) for batch in data.train_dataloader()) == 9
+
+
+def write_latents(folder: Path, shape: tuple[int, ...], bad_row: int = -1) -> None:
+    """Latents of random numbers beside the training shards."""
+    import hashlib
+
+    import webdataset as wds
+    from safetensors.torch import save
+
+    manifest = json.loads((folder / "manifest.json").read_text())
+    index = ShardIndex(folder, "train")
+    generator, entries, row = torch.Generator().manual_seed(0), [], 0
+    for shard in [entry for entry in manifest["shards"] if entry["split"] == "train"]:
+        path = folder / f"latents-{shard['name']}"
+        with wds.TarWriter(str(path), encoder=False, mtime=0) as tar:
+            for _ in range(shard["count"]):
+                names = ["hoi", "obj"] + ["sdedit"] * (index.info(row).sdedit_level is not None)
+                here = (1, *shape[1:]) if row == bad_row else shape
+                tensors = {name: torch.randn(here, generator=generator).half() for name in names}
+                tar.write({"__key__": index.key(row), "latents.safetensors": save(tensors)})
+                row += 1
+        digest = hashlib.sha256(path.read_bytes()).hexdigest()
+        entries.append(
+            {"name": path.name, "split": "train", "count": shard["count"], "sha256": digest, "of": shard["sha256"]}
+        )
+    manifest["latents"] = {"vae": {"id": "x", "sha256": "y"}, "shards": entries}
+    (folder / "manifest.json").write_text(json.dumps(manifest))

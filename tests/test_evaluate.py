@@ -63,7 +63,7 @@ class FakeIndex:
 class FakeMaskNet:
     checkpoint_hash = "a" * 64
 
-    def sample(self, obj, seeds):
+    def sample(self, obj, seeds, *, guidance=None):
         noise = torch.stack([torch.randn(5, generator=torch.Generator().manual_seed(seed)) for seed in seeds])
         middle = torch.tensor([0.6, 0.0, 0.0, 0.0, 1.0])
         drawn = middle + noise * torch.tensor([0.03, 0.2, 0.15, 0.4, 0.1])

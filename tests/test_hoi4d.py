@@ -115,8 +115,8 @@ def test_labels_are_the_palette_inverted(tmp_path, mode):
     if mode == "L":
         picture = Image.fromarray(labels)
     picture.convert(mode).save(tmp_path / "m.png")
-    np.testing.assert_array_equal(hoi4d.read_labels(tmp_path / "m.png", FULL), labels)
-    inside = hoi4d.read_labels(tmp_path / "m.png", (15, 0, 1900, 1050))
+    np.testing.assert_array_equal(hoi4d.read_labels(tmp_path / "m.png", FULL).at(FULL), labels)
+    inside = hoi4d.read_labels(tmp_path / "m.png", (15, 0, 1900, 1050)).at(FULL)
     np.testing.assert_array_equal(inside[:1050, 15:1900], labels[:1050, 15:1900])
     assert inside.sum() == labels[:1050, 15:1900].sum()
 

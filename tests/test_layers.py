@@ -10,7 +10,14 @@ ROOT = Path(__file__).parent.parent
 # floor of each module or package, ground floor first; the longest matching name counts
 FLOORS = [
     {"hoi_lightning", "hoi_lightning.errors", "hoi_lightning.provenance", "hoi_lightning.weights"},
-    {"hoi_lightning.diffusion", "hoi_lightning.hand_proxy", "hoi_lightning.guidance", "hoi_lightning.grid"},
+    {
+        "hoi_lightning.diffusion",
+        "hoi_lightning.hand_proxy",
+        "hoi_lightning.guidance",
+        "hoi_lightning.window",
+        "hoi_lightning.wishes",
+        "hoi_lightning.grid",
+    },
     {
         "hoi_lightning.metrics",
         "hoi_lightning.networks",
@@ -20,13 +27,14 @@ FLOORS = [
         "hoi_lightning.data.augment",
     },
     {"hoi_lightning.tasks", "hoi_lightning.callbacks", "hoi_lightning.data.datamodule"},
-    {"hoi_lightning.pipeline", "hoi_lightning.export"},
+    {"hoi_lightning.pipeline", "hoi_lightning.painters", "hoi_lightning.export"},
     {
         "hoi_lightning.bench",
         "hoi_lightning.cli",
         "hoi_lightning.config_error",
         "hoi_lightning.evaluate",
         "hoi_lightning.generate",
+        "hoi_lightning.order",
         "hoi_lightning.report",
         "hoi_lightning.verbs",
         "hoi_lightning.__main__",

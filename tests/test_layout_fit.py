@@ -7,10 +7,11 @@ import numpy as np
 import pytest
 import torch
 
+from data_prep.labels import LabelMap
 from data_prep.layout_fit import fit_crop_layout, on_hand, whole_hand
 from data_prep.mini.truth import clip_crop, layouts_of
 from data_prep.mini.world import Clip
-from data_prep.pairing import resize_window
+from data_prep.resize import resize_window
 from hoi_lightning.hand_proxy import Layout
 
 NUM_CLIPS, FRAMES_EACH = 12, 4  # every category twice
@@ -44,7 +45,7 @@ def draw_hands() -> Iterator[tuple[np.ndarray, np.ndarray, np.ndarray, tuple[int
             centroid = np.argwhere(mask)[:, ::-1].mean(0)
             truth = layouts_of(keypoints[None], centroid[None], crop)[0]
             shown = resize_window(mask.view(np.uint8), crop, 256).view(bool)
-            yield shown, whole_hand(mask), keypoints, crop, truth
+            yield shown, whole_hand(LabelMap.whole(mask.view(np.uint8)), 1), keypoints, crop, truth
 
 
 @pytest.mark.parametrize(("with_keypoints", "limits"), [(True, (0.02, 0.05, 5.0)), (False, (0.03, 0.12, 8.0))])
@@ -88,7 +89,7 @@ def test_keypoints_off_the_hand_are_told(hands):
 def test_a_whole_hand_keeps_its_place(shape):
     mask = np.zeros(shape, bool)
     mask[shape[0] // 2 :, shape[1] // 3 : shape[1] // 2] = True
-    whole = whole_hand(mask)
+    whole = whole_hand(LabelMap.whole(mask.view(np.uint8)), 1)
     assert whole.shape[0] == whole.shape[1] == -(-max(shape) // 4)
     centre = (np.argwhere(whole).mean(0) + 0.5) * 4
     np.testing.assert_allclose(centre, np.argwhere(mask).mean(0) + 0.5, atol=2)

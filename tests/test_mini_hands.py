@@ -6,7 +6,7 @@ import pytest
 from scipy.stats import chi2
 
 from data_prep.mini.affordance import FINGERS, RULES, SINK_MM, THUMB, Grasp, Side, draw_grasp, mirrored
-from data_prep.mini.arm import SKIN_TONES, Skin, draw_skin, paint_arm
+from data_prep.mini.arm import COARSE, LAYER, SKIN_TONES, Skin, draw_skin, paint_arm
 from data_prep.mini.hand import joints_mm
 from data_prep.mini.objects import CATEGORIES, Thing, draw_thing
 from data_prep.mini.silhouette import silhouette
@@ -111,15 +111,15 @@ def test_a_left_hand_is_a_mirrored_right_one():
     light = np.array([0.3, -0.4, 0.87], np.float32)
     there, here = paint_arm(left, skin, light), paint_arm(right, skin, light * np.array([-1, 1, 1], np.float32))
     np.testing.assert_array_equal(there.alpha, here.alpha[:, ::-1])
-    np.testing.assert_array_equal(there.rgb, here.rgb[:, ::-1])
+    np.testing.assert_array_equal(there.rgb, here.rgb[..., ::-1])
 
 
 def painted_mask(grasp: Grasp, skin: Skin, light: np.ndarray) -> np.ndarray:
     arm = paint_arm(grasp, skin, light)
     x0, y0, x1, y1 = arm.window
-    mask = np.zeros((SIZE[1], SIZE[0]), bool)
-    mask[y0:y1, x0:x1] = arm.alpha > 0.5
-    return mask
+    layer = np.zeros((LAYER[1], LAYER[0]), np.float32)
+    layer[y0:y1, x0:x1] = arm.alpha
+    return cv2.resize(layer, SIZE, interpolation=cv2.INTER_LINEAR) > 0.5
 
 
 def centroid_angle(mask: np.ndarray, grasp: Grasp, pixel: int) -> float:
@@ -167,14 +167,15 @@ def test_layers_are_in_range_and_only_under_digits_are_under():
         grasp = draw_grasp(thing, view, SCALE, rng)
         arm = paint_arm(grasp, skin, view.light)
         x0, y0, x1, y1 = arm.window
-        assert 0 <= x0 < x1 <= SIZE[0]
-        assert 0 <= y0 < y1 <= SIZE[1]
-        assert arm.rgb.shape == (y1 - y0, x1 - x0, 3)
-        assert arm.alpha.shape == arm.under.shape == arm.rgb.shape[:2]
+        assert 0 <= x0 < x1 <= LAYER[0]
+        assert 0 <= y0 < y1 <= LAYER[1]
+        assert arm.rgb.shape == (3, y1 - y0, x1 - x0)
+        assert arm.alpha.shape == arm.under.shape == arm.rgb.shape[1:]
         assert {layer.dtype for layer in (arm.rgb, arm.alpha, arm.under)} == {np.dtype(np.float32)}
         for layer, high in ((arm.rgb, 255), (arm.alpha, 1), (arm.under, 1)):
             assert layer.min() >= 0
             assert layer.max() <= high + 1e-3
+        assert (arm.under <= arm.alpha + 1e-3).all()
         assert (arm.under.max() > 0.9) == bool(grasp.under)
         front = paint_arm(replace(grasp, under=frozenset()), skin, view.light)
         assert front.under.max() == 0
@@ -190,7 +191,7 @@ def test_a_missing_digit_is_not_painted():
     whole = paint_arm(grasp, skin, view.light).alpha
     for digit, tip in enumerate(TIPS):
         arm = paint_arm(grasp, skin, view.light, frozenset({digit}))
-        x, y = (grasp.joints[tip, :2] - arm.window[:2]).astype(int)
+        x, y = (grasp.joints[tip, :2] / COARSE - arm.window[:2]).astype(int)
         outside = not (0 <= y < arm.alpha.shape[0] and 0 <= x < arm.alpha.shape[1])
         assert outside or arm.alpha[y, x] < 0.5
         assert arm.alpha.sum() < whole.sum()

@@ -2,6 +2,7 @@
 
 from dataclasses import replace
 
+import cv2
 import numpy as np
 import pytest
 
@@ -31,17 +32,14 @@ def test_a_painted_object_is_well_formed(name):
     for instance in (1, 17, INSTANCES):
         thing, view = a_thing(name, instance, seed=instance)
         painted = paint_thing(thing, view)
-        assert {layer.dtype for layer in (painted.rgb, painted.cover, painted.handle, painted.shadow)} == {
-            np.dtype("f4")
-        }
+        assert painted.rgb.dtype == np.uint8
+        assert {layer.dtype for layer in (painted.cover, painted.handle, painted.shadow)} == {np.dtype("f4")}
         assert painted.rgb.shape == (*painted.cover.shape, 3)
         assert painted.handle.shape == painted.shadow.shape == painted.cover.shape
         for layer in (painted.cover, painted.handle, painted.shadow):
             assert layer.min() >= 0
             assert layer.max() <= 1.0001
-        inside = painted.cover > 0.5
-        assert painted.rgb[inside].min() >= 0
-        assert painted.rgb[inside].max() <= 255.01
+        assert (painted.rgb <= 255 * painted.cover[..., None] + 1).all()  # premultiplied
         assert (painted.handle <= painted.cover).all()
         assert painted.handle.any() == (name in ("Mug", "Kettle", "Bucket"))
         assert at(painted, painted.cover, thing.centre) > 0.99
@@ -98,7 +96,7 @@ def test_looks_belong_to_the_instance_and_place_to_the_clip():
     assert not np.array_equal(one.centre, other.centre)
     moved = replace(one, centre=one.centre + np.array([40, -23]))
     first, second = paint_thing(one, view), paint_thing(moved, view)
-    assert np.abs(first.rgb * first.cover[..., None] - second.rgb * second.cover[..., None]).max() < 0.5
+    assert np.abs(first.rgb.astype(int) - second.rgb).max() <= 1
     assert (second.left - first.left, second.top - first.top) == (40, -23)
 
 
@@ -111,7 +109,7 @@ def test_instances_differ(name):
     for instance in range(1, 9):
         shape, colours = draw_looks(3, name, instance)
         painted = paint_thing(replace(thing, shape=shape, colours=colours), view)
-        pictures.append(painted.rgb * painted.cover[..., None])
+        pictures.append(painted.rgb.astype(int))
     for k, picture in enumerate(pictures):
         assert all(np.abs(picture - other).max() > 40 for other in pictures[:k])
 
@@ -127,19 +125,25 @@ def test_lower_things_are_larger():
     assert np.corrcoef(rows, pixels)[0, 1] > 0.3
 
 
+def whitened(painted: Painted) -> Painted:
+    """The same in white, without its shadow."""
+    white = cv2.merge([cv2.convertScaleAbs(painted.cover, alpha=255)] * 3)
+    return replace(painted, rgb=white, shadow=np.zeros_like(painted.shadow))
+
+
 @pytest.mark.parametrize("name", ["Mug", "Bottle", "Kettle"])
 def test_clutter_keeps_clear_of_the_object(name):
     nearby = []
     for seed in range(5):
         thing, view = a_thing(name, seed + 1, seed)
         own, rng = paint_thing(thing, view), np.random.default_rng(seed)
-        covered = np.zeros((SIZE[1], SIZE[0], 3), np.float32)
-        lay(covered, replace(own, rgb=np.full_like(own.rgb, 255), shadow=np.zeros_like(own.shadow)))
+        covered = np.zeros((SIZE[1], SIZE[0], 3), np.uint8)
+        lay(covered, whitened(own))
         others = draw_clutter(3, thing, view, rng, "clutter")
         assert 1 <= len(others) <= 6
         for other in others:
             alone = np.zeros_like(covered)
-            lay(alone, replace(other, rgb=np.full_like(other.rgb, 255), shadow=np.zeros_like(other.shadow)))
+            lay(alone, whitened(other))
             assert not ((alone > 2) & (covered > 2)).any()
             rows, columns = np.nonzero(alone[..., 0] > 128)
             nearby.append(np.abs(np.stack([columns, rows], -1) - thing.centre).max(axis=1).min() < 2.6 * thing.size)
@@ -176,9 +180,7 @@ def test_scenery_is_deterministic():
 
     picture = scenery()
     assert picture.shape == (SIZE[1], SIZE[0], 3)
-    assert picture.dtype == np.float32
-    assert picture.min() >= 0
-    assert picture.max() <= 255
+    assert picture.dtype == np.uint8
     assert np.array_equal(picture, scenery())
 
 

@@ -3,6 +3,8 @@
 import argparse
 import json
 import pickle
+import struct
+import zlib
 from pathlib import Path
 from typing import get_args
 
@@ -13,10 +15,10 @@ import pytest
 
 from data_prep import hoi4d
 from data_prep.mini import demo
-from data_prep.mini.arm import paint_arm
+from data_prep.mini.arm import COARSE, paint_arm
 from data_prep.mini.hoi4d_files import OBJPOSE_LABELS, action_record, object_labels, video_path, write_clip
 from data_prep.mini.objects import CATEGORIES, INSTANCES
-from data_prep.mini.png import blank_rows, encode_png
+from data_prep.mini.png import Bands, blank_rows, encode_png
 from data_prep.mini.sheet import write_sheet, write_truth_sheet
 from data_prep.mini.splits import ROSTERS, Split
 from data_prep.mini.world import BORDERS, CONTACT_EVENTS, MAX_CLIPS, Clip
@@ -203,6 +205,30 @@ def test_png_rows_are_what_a_decoder_sees() -> None:
         np.testing.assert_array_equal(seen.reshape(40, 70, channels)[..., ::-1], pixels)
 
 
+def test_pngs_of_bands_are_those_of_whole_pictures() -> None:
+    rng = np.random.default_rng(0)
+    rows, pixels = blank_rows(130, 70, 3)  # two bands and a piece
+    pixels[:] = rng.integers(0, 2, pixels.shape, np.uint8)
+    still, bands = pixels.copy(), Bands(rows)
+    for changed in (range(0), range(59, 60), range(60, 61), range(10, 125), range(129, 130), range(130)):
+        pixels[changed.start : changed.stop] = rng.integers(0, 256, (len(changed), 70, 3))
+        png = bands.encode(changed)
+        begin = png.index(b"IDAT")
+        (size,) = struct.unpack(">I", png[begin - 4 : begin])
+        assert zlib.decompress(png[begin + 4 : begin + 4 + size]) == rows.tobytes()  # which compares the checksum
+        seen = cv2.imdecode(np.frombuffer(png, np.uint8), cv2.IMREAD_UNCHANGED)
+        np.testing.assert_array_equal(seen[..., ::-1], pixels)
+        pixels[:] = still
+
+
+def test_coarse_covers_are_means_of_the_fine_one(clips: list[Clip]) -> None:
+    for clip, shrink in ((clips[0], COARSE), (clips[1], 8)):
+        blocks = clip.cover("object").reshape(1080 // shrink, shrink, 1920 // shrink, shrink)
+        coarse = clip.cover("object", shrink)
+        assert coarse.max() > 0.9
+        np.testing.assert_allclose(coarse, blocks.mean(axis=(1, 3)), atol=1e-5)
+
+
 def test_hand_is_drawn_where_its_joints_are(clips: list[Clip]) -> None:
     for clip in clips[:5]:
         frame = clip.frame(FRAMES // 2)
@@ -295,8 +321,10 @@ def test_digits_behind_the_object_are_hidden_and_all_else_of_the_hand_is_seen() 
             assert grasp is not None
             arm = paint_arm(grasp, clip.skin, clip.view.light)
             x0, y0, x1, y1 = arm.window
-            cover, frame = clip.cover(grasp.hidden_by)[y0:y1, x0:x1], clip.draw(grasp)
-            seen, whole = frame.hand_mask[y0:y1, x0:x1], arm.alpha > 0.99
+            cover = clip.cover(grasp.hidden_by, COARSE)[y0:y1, x0:x1]
+            # a pixel near the middle of each of the layer's
+            middles = np.s_[COARSE // 2 :: COARSE, COARSE // 2 :: COARSE]
+            seen, whole = clip.draw(grasp).hand_mask[middles][y0:y1, x0:x1], arm.alpha > 0.99
             behind = whole & (arm.under > 0.99) & (cover > 0.99)
             assert not seen[behind].any()
             assert seen[whole & (arm.under < 0.01)].all()

@@ -26,7 +26,7 @@ def noise(seed, *shape):
 class FakeMaskNet:
     checkpoint_hash = "a" * 64
 
-    def sample(self, obj, seeds):
+    def sample(self, obj, seeds, *, guidance=None):
         draws = torch.stack([noise(seed, 5) for seed in seeds])
         direction = torch.nn.functional.normalize(draws[:, 3:])
         centre = 0.3 * draws[:, 1:3] + 0.1 * obj.mean(dim=(2, 3))[:, :2]
@@ -325,3 +325,118 @@ def test_a_folder_without_a_readable_picture_is_an_error(generate, tmp_path):
 def test_counts_are_checked_on_the_command_line(generate, words):
     with pytest.raises(SystemExit):
         generate(*words)
+
+
+def test_a_box_decides_what_the_networks_see(pipeline):
+    image = picture(200, 100)
+    output = pipeline(image, num_images=2, window=(120, 10, 180, 70))
+    assert output.window == (120, 10, 180, 70)
+    for hole in output.hole_masks:
+        assert not hole[:, :120].any()
+        assert not hole[:10].any()
+    assert pipeline(image, num_images=1).window == (50, 0, 150, 100)
+
+
+class WishfulMaskNet(FakeMaskNet):
+    def sample(self, obj, seeds, *, guidance=None):
+        self.guidance = guidance
+        drawn = super().sample(obj, seeds)
+        return (
+            drawn
+            if guidance is None or guidance.fixed is None
+            else drawn.nan_to_num().where(guidance.fixed.isnan(), guidance.fixed)
+        )
+
+
+def test_generate_meets_fixed_numbers_in_the_picture_s_pixels(generate, tmp_path, monkeypatch):
+    fake = HOIPipeline(WishfulMaskNet(), FakeFusionNet())
+    monkeypatch.setattr(HOIPipeline, "from_checkpoints", lambda *_: fake)
+    save(picture(200, 100), tmp_path / "in" / "cup.png")
+    words = [
+        "--box",
+        "130",
+        "30",
+        "150",
+        "50",
+        "--fix-position",
+        "150",
+        "45",
+        "--fix-size",
+        "9",
+        "--fix-direction",
+        "90",
+    ]
+    generate(*words, "--layout-sampler", "unipc", "--layout-steps", "7")
+    record = json.loads((tmp_path / "out" / "cup_1.json").read_text())
+    x0, y0, x1, y1 = record["window"]
+    assert x1 - x0 == y1 - y0 == 52
+    assert (x0 + x1, y0 + y1) == (280, 80), "the object's box is in the middle"
+    layout = Layout(**record["layout"])
+    assert x0 + (layout.x + 1) * 26 == pytest.approx(150, abs=1e-4)
+    assert y0 + (layout.y + 1) * 26 == pytest.approx(45, abs=1e-4)
+    assert layout.r * 26 == pytest.approx(9, abs=1e-4)
+    assert (layout.b1, layout.b2) == pytest.approx((0, 1), abs=1e-6)
+    assert (fake.masknet.sampler, fake.masknet.sample_steps) == ("unipc", 7)
+    assert record["asked"]["fix_position"] == [150.0, 45.0]
+    painted = fake.fusionnet.calls
+    generate(*words, "--layout-sampler", "unipc", "--layout-steps", "7")
+    assert fake.fusionnet.calls == painted, "the same order is kept"
+    generate(*words, "--layout-sampler", "unipc", "--layout-steps", "8")
+    assert fake.fusionnet.calls == painted + 1
+
+
+def test_generate_hands_maps_to_the_network(generate, tmp_path, monkeypatch):
+    fake = HOIPipeline(WishfulMaskNet(), FakeFusionNet())
+    monkeypatch.setattr(HOIPipeline, "from_checkpoints", lambda *_: fake)
+    save(picture(200, 100), tmp_path / "in" / "cup.png")
+    half = Image.new("L", (100, 50), 0)
+    half.paste(255, (0, 0, 50, 50))
+    path = str(save(half, tmp_path / "half.png"))
+    generate("--centre", "--heat-map", path, "--key-point", "60", "50", "--key-point", "70", "50", "--strength", "3")
+    left, right = (torch.tensor([[0.4, x, 0.0, 0.0, 1.0]]) for x in (-0.5, 0.5))
+    assert fake.masknet.guidance.energy(left) < fake.masknet.guidance.energy(right)
+    assert fake.masknet.guidance.strength == 3
+    assert fake.masknet.guidance.fixed is None
+
+
+def test_generate_paints_given_layouts_and_the_way_between_two(generate, tmp_path):
+    save(picture(48, 48), tmp_path / "in" / "cup.png")
+    ends = [Layout(0.7, -0.1, 0.0, 0.0, 1.0), Layout(0.8, 0.1, 0.2, 1.0, 0.0)]
+    paths = []
+    for k, end in enumerate(ends):
+        paths.append(tmp_path / f"{k}.json")
+        paths[k].write_text(json.dumps(vars(end)))
+    painter = generate("--interpolate", *map(str, paths), "--num-images", "3")
+    records = [json.loads((tmp_path / "out" / f"cup_{k}.json").read_text()) for k in range(3)]
+    assert [record["layout"]["x"] for record in records] == pytest.approx([-0.1, 0.0, 0.1])
+    assert len({record["sample_seed"] for record in records}) == 1
+    holes = [hole_mask(Layout(**record["layout"]).to_tensor(), 48, 0.2)[0].bool() for record in records]
+    both = holes[0] & holes[1]
+    assert both.any()
+    assert torch.equal(painter.painted[0][:, both], painter.painted[1][:, both]), "one noise for all"
+    generate("--layout", str(paths[1]))
+    assert Layout(**json.loads((tmp_path / "out" / "cup_1.json").read_text())["layout"]) == ends[1]
+
+
+@pytest.mark.parametrize(
+    ("words", "reason"),
+    [
+        (["--fix-position", "900", "20"], r"--fix-position 900 20: outside cup.png, which is 64x48"),
+        (["--box", "10", "10", "5", "20"], r"--box 10 10 5 20: no box in cup.png, 64x48"),
+        (["--box", "10", "10", "50", "200"], "no box in cup.png"),
+        (["--heat-map", "{tmp}/square.png"], "aspect ratio"),
+        (["--heat-map", "{tmp}/absent.png"], "absent.png: no such file"),
+        (["--keep-out", "{tmp}/words.png"], "not a picture"),
+        (["--layout", "{tmp}/bad.json"], "field b2 of the layout is missing"),
+        (["--layout", "{tmp}/bad.json", "--fix-size", "5"], "--layout says all about the layout; leave out --fix-size"),
+    ],
+)
+def test_generate_refuses_contradictions_before_it_paints(generate, tmp_path, words, reason):
+    save(picture(), tmp_path / "in" / "cup.png")
+    save(Image.new("L", (60, 60), 255), tmp_path / "square.png")
+    (tmp_path / "words.png").write_text("words")
+    (tmp_path / "bad.json").write_text('{"a": 1, "x": 0, "y": 0, "b1": 1}')
+    with pytest.raises(InputError, match=reason) as caught:
+        generate(*(word.format(tmp=tmp_path) for word in words))
+    assert "\n" not in str(caught.value)
+    assert not list((tmp_path / "out").glob("*.png"))

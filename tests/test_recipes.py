@@ -18,12 +18,13 @@ SD15_INPAINTING = {
 }
 
 
-def static_gib(*overlays: str) -> float:
+def static_gib(*overlays: str, **more: object) -> float:
     """fp32 weights, gradients, AdamW's two moments and EMA of what is trained, and a bf16 copy of all weights."""
     arguments = yaml.safe_load((CONFIGS / "fusionnet.yaml").read_text())["model"]["init_args"]
     for name in overlays:
         overlay = yaml.safe_load((CONFIGS / f"overlays/{name}.yaml").read_text())
         arguments |= overlay.get("model", {}).get("init_args", {})
+    arguments |= more
     with torch.device("meta"):
         unet = UNet2DConditionModel(**SD15_INPAINTING)
         if arguments.get("lora_rank"):
@@ -43,8 +44,8 @@ def test_the_unet_is_stable_diffusion_s() -> None:
 
 
 def test_a_4090_holds_its_recipe() -> None:
-    assert static_gib("rtx4090") < 24 - 8  # the rest is for activations and the autoencoder
-    assert static_gib("rtx4090") < static_gib()
+    assert static_gib("rtx4090") < 24 - 6  # the rest is for activations, recomputed, and the autoencoder
+    assert static_gib("rtx4090", optimizer="adamw8bit") < 24 - 11
 
 
 def test_adapters_take_a_third() -> None:

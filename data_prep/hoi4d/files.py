@@ -2,7 +2,7 @@
 
 import os
 import re
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Literal
 
@@ -77,6 +77,6 @@ def file_size(file: Place) -> int:
     return file.size if isinstance(file, ZipPath) else file.stat().st_size
 
 
-def frame_numbers(names: list[str], suffix: str) -> Iterator[int]:
+def frame_numbers(names: Iterable[str], suffix: str) -> Iterator[int]:
     """Numbers of the files that are named by one."""
     return (int(name.removesuffix(suffix)) for name in names if re.fullmatch(rf"\d+{re.escape(suffix)}", name))

@@ -25,8 +25,8 @@ from data_prep.hoi4d.files import (
 from data_prep.hoi4d.masks import read_labels
 from data_prep.hoi4d.poses import read_keypoints
 from data_prep.hoi4d.video import count_frames, read_frames
-from data_prep.labels import touched_by_reach
-from data_prep.sources import Box, Drop, Fault, Moment, Side, Survey
+from data_prep.labels import LabelMap, touched_by_reach
+from data_prep.sources import Box, Drop, Fault, Moment, Picture, Side, Survey
 from hoi_lightning.errors import InputError
 
 
@@ -150,8 +150,8 @@ class Sequence:
         """Mask of a frame."""
         return self.mask_folder / f"{frame:05d}.png"
 
-    def labels(self, frame: int) -> np.ndarray:
-        """Labels of a frame, uint8 (1080, 1920), background outside `valid`.
+    def labels(self, frame: int) -> LabelMap:
+        """Labels of a frame, background outside `valid`.
 
         Raises:
             Fault: no mask, or a bad one.
@@ -164,9 +164,9 @@ class Sequence:
 
     def hand_pose(self, frame: int, side: Side) -> Place | None:
         """Hand pickle of a frame, or None if there is none: only frames with a visible hand have one."""
-        for folder in self._hand_folders[side]:
+        for folder, names in self._hand_files[side]:
             for name in (f"{frame}.pickle", f"{frame:05d}.pickle"):
-                if (folder / name).is_file():
+                if name in names:
                     return folder / name
         return None
 
@@ -179,7 +179,7 @@ class Sequence:
         path = self.hand_pose(frame, side)
         return None if path is None else read_keypoints(path)
 
-    def pictures(self, frames: Collection[int]) -> Iterator[tuple[int, np.ndarray | Fault]]:
+    def pictures(self, frames: Collection[int]) -> Iterator[tuple[int, Picture | Fault]]:
         """Decode the video once, forward, as far as the last wanted frame.
 
         Raises:
@@ -203,15 +203,19 @@ class Sequence:
             contact = sum(moment.fault is None for moment in self._moments(num_frames))
         except Fault as fault:
             missing.append(fault.reason)
-        folders = [folder for side in HAND_FOLDERS for folder in self._hand_folders[side]]
-        poses = sum(len(list(frame_numbers(file_names(folder), ".pickle"))) for folder in folders)
+        folders = [names for side in HAND_FOLDERS for _, names in self._hand_files[side]]
+        poses = sum(len(list(frame_numbers(names, ".pickle"))) for names in folders)
         if not poses:
             missing.append("no-hand-pose")
         return Survey(self.camera, num_frames, masks, contact, poses, tuple(missing))
 
     @cached_property
-    def _hand_folders(self) -> dict[Side, list[Place]]:
-        return {side: hand_folders(self.root, side, self.name) for side in HAND_FOLDERS}
+    def _hand_files(self) -> dict[Side, list[tuple[Place, set[str]]]]:
+        """Folders of hand pickles and the names in them."""
+        return {
+            side: [(folder, set(file_names(folder))) for folder in hand_folders(self.root, side, self.name)]
+            for side in HAND_FOLDERS
+        }
 
     def _mask_numbers(self) -> Iterator[int]:
         """1 + number of each mask."""

@@ -3,13 +3,20 @@
 import io
 from collections.abc import Collection, Iterator
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 
 import av
+import cv2
 import numpy as np
+from av.video.reformatter import VideoReformatter
 
 from data_prep.hoi4d.classes import FPS, HEIGHT, WIDTH
-from data_prep.sources import Fault, File
+from data_prep.resize import pixels_of, resize, shrink
+from data_prep.sources import Box, Fault, File, Picture
+
+_STEP = 32  # columns that the conversion to RGB takes at a time; what is left over it rounds in another way
+_TO_RGB = VideoReformatter()
 
 
 def count_frames(path: File) -> int:
@@ -42,8 +49,8 @@ def decode_video(path: File) -> Iterator[av.VideoFrame]:
             yield frame
 
 
-def read_frames(path: File, frames: Collection[int]) -> Iterator[tuple[int, np.ndarray | Fault]]:
-    """Read the wanted frames of a video, uint8 (1080, 1920, 3); others are not converted, later ones not decoded.
+def read_frames(path: File, frames: Collection[int]) -> Iterator[tuple[int, Picture | Fault]]:
+    """Read the wanted frames of a video; later ones are not decoded.
 
     Raises:
         Fault: damaged, or over, from here on.
@@ -51,10 +58,36 @@ def read_frames(path: File, frames: Collection[int]) -> Iterator[tuple[int, np.n
     index, last = -1, max(frames)
     for index, frame in enumerate(decode_video(path)):
         if index in frames:
-            yield index, frame.to_ndarray(format="rgb24")
+            yield index, partial(read_window, frame)
         if index == last:
             return
     raise Fault("short-video", path, f"ends after {index + 1} frames")
+
+
+def read_window(frame: av.VideoFrame, box: Box, size: int) -> np.ndarray:
+    """Bring a square window of a frame to size x size, uint8 RGB; the rest is not converted."""
+    red, green, blue = _to_rgb(frame, box)
+    if red.shape[0] > size:
+        return shrink((red, green, blue), size)
+    return resize(cv2.merge((red, green, blue)), size)
+
+
+def _to_rgb(frame: av.VideoFrame, box: Box) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Red, green and blue of a window of a frame, uint8 (h, w), the values that it has in the whole frame converted."""
+    x0, y0, x1, y1 = box
+    left, top, right, bottom = 0, 0, frame.width, frame.height
+    if frame.format.name in ("yuv420p", "yuvj420p"):
+        left, top = x0 // _STEP * _STEP, y0 // 2 * 2
+        right, bottom = min(-(-x1 // _STEP) * _STEP, right), min(-(-y1 // 2) * 2, bottom)
+        part = av.VideoFrame(right - left, bottom - top, frame.format.name)
+        part.colorspace, part.color_range = frame.colorspace, frame.color_range
+        for plane, copy, shrunk in zip(frame.planes, part.planes, (1, 2, 2), strict=True):
+            rows, columns = slice(top // shrunk, bottom // shrunk), slice(left // shrunk, right // shrunk)
+            pixels_of(copy)[:] = pixels_of(plane)[rows, columns]
+        frame = part
+    green, blue, red = (pixels_of(plane) for plane in _TO_RGB.reformat(frame, format="gbrp", threads=1).planes)
+    window = np.s_[y0 - top : y1 - top, x0 - left : x1 - left]
+    return red[window], green[window], blue[window]
 
 
 @contextmanager

@@ -27,11 +27,12 @@ BONES = np.array([2, 3, 5, 6, 7, 9, 10, 11, 13, 14, 15, 17, 18, 19])
 ROOTS, TIPS = np.array([2, 5, 9, 13, 17]), np.array([4, 8, 12, 16, 20])
 PALM, DIGITS = slice(0, 9), (slice(9, 11), slice(11, 14), slice(14, 17), slice(17, 20), slice(20, 23))
 _RADII = [hand.THUMB_RADII_MM[1:], *hand.FINGER_RADII_MM]
-DIGIT_RADII_MM = np.concatenate([np.stack([r[:-1], r[1:]], axis=1) for r in _RADII])
+_RADII_MM = np.concatenate([PALM_RADII_MM, *(np.stack([r[:-1], r[1:]], axis=1) for r in _RADII)])
 ROOT_RADII_MM, TIP_RADII_MM = np.array([[r[0], r[-1]] for r in _RADII]).T
 FOREARM_MM = ((0.0, 230.0, 1100.0), (24.0, 40.0, 58.0))  # distances from the wrist, half widths
 CREASE = 0.3  # darkness of the creases over a finger's joints
-COARSE = 2  # the layer is painted at this fraction of the picture's size
+COARSE = 2  # the layer is painted at this fraction of the picture's size; even, as a video's colours are at half of it
+LAYER = (SIZE[0] // COARSE, SIZE[1] // COARSE)
 TILE = 80  # pixels of the layer
 
 
@@ -56,13 +57,13 @@ class Skin:
 
 @dataclass(frozen=True)
 class Arm:
-    """A painted arm over a window of the picture.
+    """A painted arm over a window of the picture, COARSE of whose pixels are one of its own.
 
     Attributes:
-        rgb: float32 (h, w, 3), 0..255, premultiplied by alpha.
+        rgb: float32 (3, h, w), 0..255, premultiplied by alpha.
         alpha: float32 (h, w), 0..1.
-        under: float32 (h, w), 0..1, share of the pixel's hand that belongs to a digit behind the object.
-        window: x0, y0, x1, y1 in picture pixels.
+        under: float32 (h, w), 0..1, the part of alpha that belongs to digits behind the object.
+        window: x0, y0, x1, y1 in its own pixels.
     """
 
     rgb: np.ndarray
@@ -110,26 +111,19 @@ def paint_arm(grasp: Grasp, skin: Skin, light: np.ndarray, missing: frozenset[in
     if grasp.side == "left":
         arm = paint_arm(mirrored(grasp), skin, light * np.array([-1, 1, 1], np.float32), missing)
         x0, y0, x1, y1 = arm.window
-        rgb, alpha, under = (np.ascontiguousarray(layer[:, ::-1]) for layer in (arm.rgb, arm.alpha, arm.under))
-        return Arm(rgb, alpha, under, (SIZE[0] - x1, y0, SIZE[0] - x0, y1))
+        rgb, alpha, under = (np.ascontiguousarray(layer[..., ::-1]) for layer in (arm.rgb, arm.alpha, arm.under))
+        return Arm(rgb, alpha, under, (LAYER[0] - x1, y0, LAYER[0] - x0, y1))
     body = build_body(grasp, skin, COARSE)
     grasp = replace(grasp, joints=grasp.joints / COARSE, scale=grasp.scale / COARSE)
     palm, digits = _palm(grasp, body, skin), _digits(grasp, body, skin, missing)
-    size = (SIZE[0] // COARSE, SIZE[1] // COARSE)
-    tiles = _tiles(body.tubes, size)
-    window = _window([limb.box() for limb in (palm, *digits)] + tiles, size)
+    tiles = _tiles(body.tubes)
+    window = _window([limb.box() for limb in (palm, *digits)] + tiles)
     painter = HandPainter(window, light)
     limbs: list[Limb | Tube] = [body.tubes[0], palm, *digits, *body.tubes[1:]]
     for limb in limbs:
         for box in [limb.box()] if isinstance(limb, Limb) else filter(limb.touches, tiles):
             painter.paint(limb, box)
-    x0, y0, x1, y1 = (COARSE * edge for edge in window)
-    share = painter.under_share() if grasp.under else painter.under
-    rgb, alpha, under = (
-        cv2.resize(layer, (x1 - x0, y1 - y0), interpolation=cv2.INTER_LINEAR)
-        for layer in (painter.rgb, painter.alpha, share)
-    )
-    return Arm(rgb, alpha, under, (x0, y0, x1, y1))
+    return Arm(painter.rgb, 1 - painter.clear, painter.under, window)
 
 
 def build_body(grasp: Grasp, skin: Skin, shrink: int) -> Body:
@@ -143,12 +137,12 @@ def build_body(grasp: Grasp, skin: Skin, shrink: int) -> Body:
         tubes.append(_tube(joints[0], axis, skin.cuff_mm, scale, slim, skin))
 
     inner = grasp.pose.place(_INNER_MM) / shrink
+    ends, radii = np.empty((len(_RADII_MM), 2, 3)), _RADII_MM * girth
+    ends[:5, 0], ends[5, 0], ends[6:8, 0] = inner[:5], joints[1], inner[6]
+    ends[:4, 1], ends[4, 1], ends[5:8, 1] = joints[[5, 9, 13, 17]], inner[5], joints[[2, 5, 2]]
     # the palm runs on into the forearm and sinks below its surface there
-    sunk = joints[0] - np.array([0, 0, 12 * girth])
-    start = np.concatenate([inner[[0, 1, 2, 3, 4]], joints[[1]], inner[[6, 6]], sunk[None]])
-    end = np.concatenate([joints[[5, 9, 13, 17]], inner[[5]], joints[[2, 5, 2]], sunk[None]])
-    end[8] += 60 * scale * np.array([axis[0], axis[1], -0.1])
-    radii = PALM_RADII_MM * girth
+    ends[8] = joints[0] - np.array([0, 0, 12 * girth])
+    ends[8, 1] += 60 * scale * np.array([axis[0], axis[1], -0.1])
     radii[8] *= slim
 
     chain = joints.copy()
@@ -156,10 +150,8 @@ def build_body(grasp: Grasp, skin: Skin, shrink: int) -> Body:
     # a tip joint lies near the surface, and a first bone comes out of the palm
     chain[TIPS] -= last * (hand.TIP_PAD * girth * TIP_RADII_MM / np.sqrt(np.square(last).sum(axis=1)))[:, None]
     chain[ROOTS, 2] -= 0.4 * girth * ROOT_RADII_MM
-    ends = np.empty((len(PALM_RADII_MM) + len(BONES), 2, 3))
-    ends[:, 0] = np.concatenate([start, chain[BONES]])
-    ends[:, 1] = np.concatenate([end, chain[BONES + 1]])
-    return Body(ends, np.concatenate([radii, DIGIT_RADII_MM * girth]), tubes)
+    ends[9:, 0], ends[9:, 1] = chain[BONES], chain[BONES + 1]
+    return Body(ends, radii, tubes)
 
 
 def _tube(wrist: np.ndarray, axis: np.ndarray, start_mm: float, scale: float, slim: float, skin: Skin) -> Tube:
@@ -236,7 +228,7 @@ def _digits(grasp: Grasp, body: Body, skin: Skin, missing: frozenset[int]) -> li
     return limbs
 
 
-def _tiles(tubes: list[Tube], size: tuple[int, int]) -> list[Box]:
+def _tiles(tubes: list[Tube]) -> list[Box]:
     """Boxes along the forearm, so that a slanted arm costs its own area and not its bounding box's.
 
     They do not overlap: each takes over where the one before ends, on the axis along which the arm runs more.
@@ -246,7 +238,7 @@ def _tiles(tubes: list[Tube], size: tuple[int, int]) -> list[Box]:
     sign = int(np.sign(axis[major]))
     begin = int(wrist[major] - sign * tubes[0].radii[1] * abs(axis[1 - major]))
     tiles: list[Box] = []
-    while begin < size[major] if sign > 0 else begin > 0:
+    while begin < LAYER[major] if sign > 0 else begin > 0:
         end = begin + sign * TILE
         far = (np.array([begin, end]) - wrist[major]) / axis[major]
         middle = wrist[1 - major] + axis[1 - major] * far
@@ -259,11 +251,11 @@ def _tiles(tubes: list[Tube], size: tuple[int, int]) -> list[Box]:
     return tiles
 
 
-def _window(boxes: list[Box], size: tuple[int, int]) -> Box:
-    low, high = np.min(boxes, axis=0)[:2], np.max(boxes, axis=0)[2:]
+def _window(boxes: list[Box]) -> Box:
+    lefts, tops, rights, bottoms = zip(*boxes, strict=True)
     return (
-        int(np.clip(low[0], 0, size[0] - 4)),
-        int(np.clip(low[1], 0, size[1] - 4)),
-        int(np.clip(high[0], 4, size[0])),
-        int(np.clip(high[1], 4, size[1])),
+        min(max(min(lefts), 0), LAYER[0] - 4),
+        min(max(min(tops), 0), LAYER[1] - 4),
+        max(min(max(rights), LAYER[0]), 4),
+        max(min(max(bottoms), LAYER[1]), 4),
     )

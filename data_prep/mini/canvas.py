@@ -24,7 +24,7 @@ class Painted:
     """A painted object and where it lies in the picture.
 
     Attributes:
-        rgb: float32 (H, W, 3) straight colour, 0..255.
+        rgb: uint8 (H, W, 3), premultiplied by cover.
         cover: float32 (H, W) cover of the whole object, 0..1.
         handle: float32 (H, W) cover of its handle alone, 0..1; zeros where it has none.
         shadow: float32 (H, W) share of the light that it takes from the table, 0..1.
@@ -194,8 +194,7 @@ class Canvas:
             return cv2.warpAffine(image, matrix, (width, height), flags=cv2.INTER_LINEAR | cv2.WARP_INVERSE_MAP)
 
         layers = warp(self.cells, self._reach, cv2.merge([*self._rgb, self.cover]))
-        cover = np.ascontiguousarray(layers[..., 3])
-        rgb = cv2.divide(layers[..., :3], cv2.merge([np.maximum(cover, np.float32(1e-3))] * 3))
+        rgb, cover = cv2.convertScaleAbs(layers[..., :3]), np.ascontiguousarray(layers[..., 3])
         handle = warp(self.cells, self._reach, self.handle) if self.handle.any() else np.zeros_like(cover)
         shadow = warp(self.cells / _COARSE, room, self._shadow)
         return Painted(rgb, cover, np.minimum(handle, cover), shadow, left, top)
@@ -229,7 +228,7 @@ def lay(picture: np.ndarray, painted: Painted, darkness: float = 0.5) -> None:
     """Lay a painted object and its shadow on a picture, in place.
 
     Args:
-        picture: float32 (H, W, 3), 0..255.
+        picture: uint8 (H, W, 3).
         painted: the object.
         darkness: share of the table's light that its full shadow takes.
     """
@@ -241,5 +240,6 @@ def lay(picture: np.ndarray, painted: Painted, darkness: float = 0.5) -> None:
         return
     own = (slice(y0 - painted.top, y1 - painted.top), slice(x0 - painted.left, x1 - painted.left))
     window = picture[y0:y1, x0:x1]
-    window *= cv2.merge([1 - np.float32(darkness) * painted.shadow[own]] * 3)
-    window += cv2.merge([painted.cover[own]] * 3) * (painted.rgb[own] - window)
+    kept = (1 - np.float32(darkness) * painted.shadow[own]) * (1 - painted.cover[own])
+    cv2.multiply(window, cv2.merge([cv2.convertScaleAbs(kept, alpha=255)] * 3), dst=window, scale=1 / 255)
+    cv2.add(window, painted.rgb[own], dst=window)

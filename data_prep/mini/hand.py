@@ -23,6 +23,9 @@ THUMB_BASE_MM = np.array([-22.0, 22.0, -6.0])
 THUMB_BONES_MM = np.array([43.0, 36.0, 26.0])
 THUMB_RADII_MM = np.array([15.0, 12.6, 11.2, 9.2])
 TIP_PAD = 0.6  # a tip joint lies this share of the tip's radius beyond the last bone
+_ROOTS_MM = np.concatenate([THUMB_BASE_MM[None], KNUCKLES_MM])
+_REACHES_MM = np.concatenate([THUMB_BONES_MM[None], BONES_MM])
+_REACHES_MM[:, 2] += TIP_PAD * np.append(THUMB_RADII_MM[3], FINGER_RADII_MM[:, 3])
 
 
 @dataclass(frozen=True)
@@ -87,15 +90,20 @@ _GRIPS: dict[GripKind, tuple[tuple[float, ...], tuple[float, ...], tuple[float, 
 def draw_grip(kind: GripKind, rng: np.random.Generator) -> Grip:
     """Draw a grip of a kind: its typical angles plus a person's and a finger's own spread."""
     flexion, sideways, down, fan, twist = _GRIPS[kind]
-    bones = np.tile(flexion, (4, 1)) * rng.uniform(0.8, 1.15) + rng.normal(0, 3, (4, 3))
+    bones = np.array(flexion) * rng.uniform(0.8, 1.15) + rng.normal(0, 3, (4, 3))
     if kind == "pinch":  # ring and little finger are curled away from the pinch
         bones[2:] += np.array([[10.0, 14.0, 10.0], [16.0, 20.0, 14.0]])
     bones[:, 0] += np.array([-1.5, 0.0, 1.5, 3.0])  # a hand closes from the little finger's side
+    flexed = np.minimum(np.maximum(bones.cumsum(axis=1), 0), 178)
+    spread = FAN_DEGREES * fan * rng.uniform(0.7, 1.3) + rng.normal(0, 1.2, 4)
+    thumb = np.empty((3, 2))
+    thumb[:, 0] = np.add(sideways, rng.normal(0, 5))
+    thumb[:, 1] = np.add(down, rng.normal(0, 4))
     return Grip(
         kind=kind,
-        flexion=np.radians(np.clip(np.cumsum(bones, axis=1), 0, 178)),
-        fan=np.radians(FAN_DEGREES * fan * rng.uniform(0.7, 1.3) + rng.normal(0, 1.2, 4)),
-        thumb=np.radians(np.stack([np.add(sideways, rng.normal(0, 5)), np.add(down, rng.normal(0, 4))], axis=1)),
+        flexion=np.radians(flexed),
+        fan=np.radians(spread),
+        thumb=np.radians(thumb),
         twist=float(np.radians(twist)),
         bend=float(np.radians(rng.normal(0, 7))),
     )
@@ -108,21 +116,23 @@ def bones(grip: Grip) -> tuple[np.ndarray, np.ndarray]:
         Unit vectors in the hand frame, both (5, 3, 3) for digit, bone and coordinate: along the bone towards the tip;
         the way its back faces, the nail's side.
     """
-    sideways = np.concatenate([grip.thumb[None, :, 0], np.repeat(grip.fan[:, None], 3, axis=1)])
-    down = np.concatenate([grip.thumb[None, :, 1], grip.flexion])
+    sideways, down = np.empty((5, 3)), np.empty((5, 3))
+    sideways[0], sideways[1:] = grip.thumb[:, 0], grip.fan[:, None]
+    down[0], down[1:] = grip.thumb[:, 1], grip.flexion
     ss, cs, sd, cd = np.sin(sideways), np.cos(sideways), np.sin(down), np.cos(down)
-    along = np.stack([ss * cd, cs * cd, -sd], axis=-1)
-    back = np.stack([ss * sd, cs * sd, cd], axis=-1)
-    outward = np.stack([-cs[0], ss[0], np.zeros(3)], axis=-1)
-    back[0] = np.cos(grip.twist) * back[0] + np.sin(grip.twist) * outward
+    along, back = np.empty((5, 3, 3)), np.empty((5, 3, 3))
+    along[..., 0], along[..., 1], along[..., 2] = ss * cd, cs * cd, -sd
+    back[..., 0], back[..., 1], back[..., 2] = ss * sd, cs * sd, cd
+    back[0] *= math.cos(grip.twist)
+    back[0, :, 0] -= math.sin(grip.twist) * cs[0]
+    back[0, :, 1] += math.sin(grip.twist) * ss[0]
     return along, back
 
 
 def joints_mm(grip: Grip) -> np.ndarray:
     """Forward kinematics: (21, 3) joints in the hand frame, millimetres."""
-    lengths = np.concatenate([THUMB_BONES_MM[None], BONES_MM])
-    lengths[:, 2] += TIP_PAD * np.append(THUMB_RADII_MM[3], FINGER_RADII_MM[:, 3])
-    roots = np.concatenate([THUMB_BASE_MM[None], KNUCKLES_MM])
-    steps = np.cumsum(lengths[..., None] * bones(grip)[0], axis=1)
-    chains = np.concatenate([roots[:, None], roots[:, None] + steps], axis=1)
-    return np.concatenate([np.zeros((1, 3)), chains.reshape(20, 3)])
+    chains = np.zeros((21, 3))
+    digits = chains[1:].reshape(5, 4, 3)
+    digits[:] = _ROOTS_MM[:, None]
+    digits[:, 1:] += (_REACHES_MM[..., None] * bones(grip)[0]).cumsum(axis=1)
+    return chains

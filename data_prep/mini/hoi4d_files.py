@@ -15,7 +15,7 @@ import numpy as np
 
 from data_prep.hoi4d import FPS, LEFT_HAND, PALETTE, RIGHT_HAND
 from data_prep.mini.affordance import Grasp
-from data_prep.mini.png import blank_rows, encode_png
+from data_prep.mini.png import Bands, blank_rows, encode_png
 from data_prep.mini.traps import frames_of, renamed_event
 from data_prep.mini.view import SIZE
 from data_prep.mini.world import BUCKET, SCALE, Clip, Frame
@@ -25,8 +25,9 @@ OBJECT, BUCKET_HANDLE = 1, 3  # labels; other things' handles are no parts of th
 UNKNOWN_EVENT = "Smash"
 # HOI4D's own names of its object poses
 OBJPOSE_LABELS = {1: "Toycar", 2: "Watercup", 5: "bottleddrinks", 7: "bowl", 8: "bucket", 12: "kettle", 13: "knife"}
-# A constant quantiser: nearly twice as fast as a constant quality. One thread: the same bytes on every machine.
-_X264 = {"qp": "22", "preset": "ultrafast", "tune": "zerolatency", "threads": "1"}
+# A constant quantiser: nearly twice as fast as a constant quality. One thread: the same bytes on every machine. A short
+# search for motion: hands of two frames have none between them.
+_X264 = {"qp": "22", "preset": "ultrafast", "tune": "zerolatency", "threads": "1", "me_range": "4"}
 _COLOURS = np.array(PALETTE, np.uint8)
 
 
@@ -150,23 +151,21 @@ def _with_masks(out: Path, clip: Clip, frames: Iterator[Frame]) -> Iterator[Fram
         for trap in ("missing_mask", "black_mask", "indexed_mask", "grey_mask") if trap in clip.traps
     }  # fmt: skip
     still = object_labels(clip)
-    still_rgb = np.zeros((SIZE[1], SIZE[0], 3), np.uint8)
-    for label in (OBJECT, BUCKET_HANDLE):
-        still_rgb[still == label] = PALETTE[label]
+    still_rgb = cv2.merge([cv2.LUT(still, np.resize(channel, 256)) for channel in _COLOURS.T])
     rows, pixels = blank_rows(SIZE[1], SIZE[0], 3)
     pixels[:] = still_rgb
+    bands = Bands(rows)
     hand_label = RIGHT_HAND if clip.side == "right" else LEFT_HAND[f"C{clip.category}"]
     hand_rgb = _all_of(hand_label)
     for number, frame in enumerate(frames):
         trap = next((trap for trap, numbers in touched.items() if number in numbers), None)
         if trap is None:
-            if frame.window is not None and frame.hand is not None:
-                x0, y0, x1, y1 = frame.window
-                window = np.s_[y0:y1, x0:x1]
-                pixels[window] = cv2.copyTo(hand_rgb[window], frame.hand.view(np.uint8), still_rgb[window].copy())
-            png = encode_png(rows)
-            if frame.window is not None:
-                pixels[window] = still_rgb[window]
+            x0, y0, x1, y1 = frame.window or (0, 0, 0, 0)
+            window = np.s_[y0:y1, x0:x1]
+            if frame.hand is not None:
+                cv2.copyTo(hand_rgb[window], frame.hand.view(np.uint8), pixels[window])
+            png = bands.encode(range(y0, y1))
+            pixels[window] = still_rgb[window]
         else:
             labels = np.where(frame.hand_mask, hand_label, still) if trap != "black_mask" else np.zeros_like(still)
             png = _odd_png(labels, trap)

@@ -15,6 +15,10 @@ Mark = tuple[float, ...]  # x, y, the 2 × 2 matrix from pixels off (x, y) to 1 
 RIM_MM = 4.2  # width of the dark rim
 _FELT_MM = 7.0  # beyond a capsule, its shadow and blur are still felt
 _MELT_MM = 8.0  # of height, within which melting limbs mix
+# a round tube of radius 1 at 256 places from side to side: its height, and how far it falls over two steps
+_ACROSS = np.linspace(-1, 1, 256, dtype=np.float32)[None]
+_BULGE = np.sqrt(1.0001 - _ACROSS * _ACROSS)
+_FALL = 1.7 * _ACROSS / _BULGE
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -48,8 +52,8 @@ class Limb:
         low, high = self.ends[..., :2].min(axis=(0, 1)) - grow, self.ends[..., :2].max(axis=(0, 1)) + grow
         return int(low[0]), int(low[1]), int(high[0]) + 1, int(high[1]) + 1
 
-    def surface(self, px: np.ndarray, py: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        """Signed distance (negative inside) to the union of the capsules, and the height of its surface."""
+    def surface(self, px: np.ndarray, py: np.ndarray, light: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        """Signed distance (negative inside) to the union of the capsules, its height, and the light on it."""
         felt = _FELT_MM * self.unit
         sdf = np.full((py.size, px.size), 1e3, np.float32)
         height = np.full_like(sdf, float(self.ends[..., 2].min()) - 2.5 * felt)
@@ -80,7 +84,9 @@ class Limb:
             np.maximum(height[rows, cols], dome, out=height[rows, cols])
         soft = 0.1 * float(self.radii.max()) + 0.5
         side = 2 * math.ceil(2 * soft) + 1
-        return sdf, cv2.GaussianBlur(height, (side, side), soft)
+        height = cv2.GaussianBlur(height, (side, side), soft)
+        dx, dy = (cv2.Sobel(height, -1, *axis, ksize=1, borderType=cv2.BORDER_REPLICATE) for axis in ((1, 0), (0, 1)))
+        return sdf, height, _lambert(dx, dy, light)
 
     def loose(self, px: np.ndarray, py: np.ndarray) -> np.ndarray:
         """0 where the limb melts into its neighbour, 1 where it stands for itself."""
@@ -89,12 +95,14 @@ class Limb:
             left, top, near = mx - float(px[0, 0]), my - float(py[0, 0]), 1.5 * reach
             cols = slice(max(int(left - near), 0), max(int(left + near) + 2, 0))
             rows = slice(max(int(top - near), 0), max(int(top + near) + 2, 0))
-            far = np.sqrt(np.square(px[:, cols] - mx) + np.square(py[rows] - my))
-            loose[rows, cols] *= np.clip(far * (2 / reach) - 2, 0, 1)
+            far = np.square(px[:, cols] - mx) + np.square(py[rows] - my)
+            far *= 0.8 / reach**2
+            far -= 0.8
+            loose[rows, cols] *= np.minimum(np.maximum(far, 0, out=far), 1, out=far)
         return loose
 
     def paint(self, px: np.ndarray, py: np.ndarray, lit: np.ndarray) -> np.ndarray:
-        """RGB (H, W, 3) of pixels under the light `lit`, (H, W)."""
+        """RGB (3, H, W) of pixels under the light `lit`, (H, W), which may be changed."""
         for mark in self.creases:
             rows, cols, along, across = _square(mark, px, py, 1.8)
             along -= 1  # two lines
@@ -105,11 +113,11 @@ class Limb:
         for mark in self.nails:
             rows, cols, along, across = _square(mark, px, py, 2.5)
             oval = along + across
-            flush = (0.13 * mark[6]) * np.exp(oval * -0.4)
-            colour[rows, cols] *= 1 - flush[..., None] * np.array([0, 1, 1], np.float32)
-            plate = (np.clip((1.1 - oval) * 3.5, 0, 0.75) * mark[6])[..., None]
+            nail = colour[:, rows, cols]
+            nail[1:] *= 1 - (0.13 * mark[6]) * np.exp(oval * -0.4)  # the skin around it is redder
+            plate = np.minimum(np.maximum((1.1 - oval) * 3.5, 0), 0.75) * mark[6]
             pale = 0.5 * self.colour + np.array([128, 106, 98], np.float32)
-            colour[rows, cols] += plate * (pale * (0.12 + 0.88 * lit[rows, cols, None]) - colour[rows, cols])
+            nail += plate * (pale[:, None, None] * (0.12 + 0.88 * lit[rows, cols]) - nail)
         return colour
 
 
@@ -147,28 +155,35 @@ class Tube:
         return max(along) > -felt and min(along) < self.length + felt
 
     def radius(self, along: np.ndarray) -> np.ndarray:
-        """Radius at distances from the start."""
+        """Radius at distances from the start, beyond which it grows more slowly than before."""
         first, at_elbow, growth = self.radii
-        return (
-            first
-            + (at_elbow - first) / self.elbow * np.clip(along, 0, self.elbow)
-            + growth * np.maximum(along - self.elbow, 0)
-        )
+        slope = (at_elbow - first) / self.elbow
+        return np.minimum(slope * along + first, growth * along + (at_elbow - growth * self.elbow))
 
-    def surface(self, px: np.ndarray, py: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        """Signed distance and height, as `Limb.surface`."""
+    def surface(self, px: np.ndarray, py: np.ndarray, light: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        """Signed distance, height and light, as `Limb.surface`."""
         along, across = self._frame(px, py)
         radius = self.radius(along)
-        away = np.abs(across) - radius
-        sdf = np.maximum(away, np.maximum(-along, along - self.length))
-        dome = 0.85 * np.sqrt(np.maximum(radius * radius - across * across, 0)) - 2 * np.maximum(sdf, 0)
-        return sdf, float(self.start[2]) - 0.5 * radius + dome
+        sdf = np.abs(across)
+        sdf -= radius
+        middle = self.length / 2
+        np.maximum(sdf, np.abs(along - middle) - middle, out=sdf)
+        # all else depends on the place across it, which tables know
+        place = cv2.convertScaleAbs(np.divide(across, radius, out=across), alpha=127.5, beta=127.5)
+        ax, ay = self.axis.tolist()
+        lit = _lambert(-ay * _FALL, ax * _FALL, light)
+        height = cv2.LUT(place, 0.85 * _BULGE - 0.5)
+        height *= radius
+        height += float(self.start[2])
+        return sdf, height, cv2.LUT(place, lit)
 
     def loose(self, px: np.ndarray, py: np.ndarray) -> np.ndarray:
         """As `Limb.loose`; a sleeve stands out everywhere, a forearm only from its first pixels on."""
         if self.cloth:
             return np.ones((py.size, px.size), np.float32)
-        return np.clip(self._frame(px, py)[0] / (14 * self.unit), 0, 1)
+        loose = self._frame(px, py)[0]
+        loose *= 1 / (14 * self.unit)
+        return np.minimum(np.maximum(loose, 0, out=loose), 1, out=loose)
 
     def paint(self, px: np.ndarray, py: np.ndarray, lit: np.ndarray) -> np.ndarray:
         """As `Limb.paint`."""
@@ -182,7 +197,7 @@ class Tube:
         if self.stripes:
             folds *= 1 - 0.35 * (np.sin(along * 0.23) > 0.2)
         lit *= folds
-        return self.colour * lit[..., None]
+        return self.colour[:, None, None] * lit
 
     def _frame(self, px: np.ndarray, py: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         (sx, sy, _), (ax, ay) = self.start.tolist(), self.axis.tolist()
@@ -191,20 +206,23 @@ class Tube:
 
 
 class HandPainter:
-    """A layer over a window: colour and `under` limbs premultiplied by alpha, and a height per pixel."""
+    """A layer over a window.
+
+    Attributes:
+        window: x0, y0, x1, y1 in the layer's pixels.
+        light: (3,) unit vector towards the light, z towards the camera.
+        rgb: float32 (3, h, w), 0..255, premultiplied.
+        clear: float32 (h, w), the share of a pixel that no limb covers.
+        under: float32 (h, w), the share of it that `under` limbs cover.
+        height: float32 (h, w), of what is seen.
+    """
 
     def __init__(self, window: Box, light: np.ndarray) -> None:
-        """Start an empty layer.
-
-        Args:
-            window: x0, y0, x1, y1 in the layer's pixels.
-            light: (3,) unit vector towards the light, z towards the camera.
-        """
-        self.window = window
-        self.light = light
+        """Start an empty layer."""
+        self.window, self.light = window, light
         x0, y0, x1, y1 = window
-        self.rgb = np.zeros((y1 - y0, x1 - x0, 3), np.float32)
-        self.alpha = np.zeros((y1 - y0, x1 - x0), np.float32)
+        self.rgb = np.zeros((3, y1 - y0, x1 - x0), np.float32)
+        self.clear = np.ones((y1 - y0, x1 - x0), np.float32)
         self.under = np.zeros((y1 - y0, x1 - x0), np.float32)
         self.height = np.full((y1 - y0, x1 - x0), -1e4, np.float32)
 
@@ -214,57 +232,48 @@ class HandPainter:
         left, top, right, bottom = max(box[0], x0), max(box[1], y0), min(box[2], x1), min(box[3], y1)
         if right - left < 3 or bottom - top < 3:
             return
-        # a pixel more all round, for the slopes
-        px = np.arange(left - 1, right + 1, dtype=np.float32)[None, :] + np.float32(0.5)
-        py = np.arange(top - 1, bottom + 1, dtype=np.float32)[:, None] + np.float32(0.5)
-        sdf, height = limb.surface(px, py)
-        inner = np.s_[1:-1, 1:-1]
-        lit = self._lambert(*(cv2.Sobel(height, cv2.CV_32F, *d, scale=0.125)[inner] for d in ((1, 0), (0, 1))))
-        sdf, height, px, py = sdf[inner], height[inner], px[:, 1:-1], py[1:-1]
+        px = np.arange(left, right, dtype=np.float32)[None, :] + np.float32(0.5)
+        py = np.arange(top, bottom, dtype=np.float32)[:, None] + np.float32(0.5)
+        sdf, height, lit = limb.surface(px, py, self.light)
         edge = RIM_MM * limb.unit
         loose = limb.loose(px, py)
-        shade = 1 + sdf * (1 / edge)
-        np.maximum(shade, 0, out=shade)
-        np.minimum(shade, 1, out=shade)
-        np.square(shade, out=shade)
-        shade *= loose
-        lit *= 1 - 0.55 * shade
+        rim = sdf * (1 / edge)
+        rim += 1
+        np.maximum(rim, 0, out=rim)
+        np.minimum(rim, 1, out=rim)
+        np.square(rim, out=rim)
+        rim *= loose
+        rim *= -0.55
+        rim += 1
+        lit *= rim
         cover = 0.5 - sdf
         np.maximum(cover, 0, out=cover)
         np.minimum(cover, 1, out=cover)
         window = np.s_[top - y0 : bottom - y0, left - x0 : right - x0]
-        rgb, alpha, under, seen = self.rgb[window], self.alpha[window], self.under[window], self.height[window]
-        colour = limb.paint(px, py, lit)
-        if alpha.any():
-            above = (height - seen) / (1 + _MELT_MM * limb.unit * (1 - loose)) + 0.85
+        rgb, clear, under, seen = self.rgb[:, *window], self.clear[window], self.under[window], self.height[window]
+        if clear.min() < 1:
+            above = height - seen
+            lower = above > -edge
+            above /= 1 + _MELT_MM * limb.unit * (1 - loose)
+            above += 0.85
             np.maximum(above, 0, out=above)
             np.minimum(above, 1, out=above)
             cover *= above
-            # what lies lower than a limb is darker beside it
+            # beside a limb, what lies lower is darker
             dark = cv2.exp(np.minimum(sdf * (-1 / edge), 0))
             dark *= loose
-            dark *= seen < height + edge
+            dark *= lower
             dark *= -0.55
             dark += 1
-            rgb *= cv2.merge([dark * (1 - cover)] * 3)
-        rgb += colour * cv2.merge([cover] * 3)
-        alpha += cover * (1 - alpha)
-        under += cover * (limb.under - under)
-        np.maximum(seen, height, out=seen, where=sdf < 0)
-
-    def under_share(self) -> np.ndarray:
-        """Share of each pixel's hand that belongs to an `under` limb, (H, W); it reaches a pixel beyond the edge."""
-        share = self.under / np.maximum(self.alpha, 1e-3)
-        return np.where(self.alpha > 1e-3, share, cv2.dilate(share, np.ones((3, 3), np.uint8)))
-
-    def _lambert(self, gx: np.ndarray, gy: np.ndarray) -> np.ndarray:
-        lx, ly, lz = self.light.tolist()
-        facing = lz - lx * gx - ly * gy
-        facing /= np.sqrt(1 + gx * gx + gy * gy)
-        np.maximum(facing, 0, out=facing)
-        facing *= 0.68
-        facing += 0.42
-        return facing
+            dark *= 1 - cover
+            rgb *= dark
+        rgb += limb.paint(px, py, lit) * cover
+        kept = 1 - cover
+        clear *= kept
+        under *= kept
+        if limb.under:
+            under += cover
+        cv2.copyTo(height, (cover > 0.5).view(np.uint8), seen)
 
 
 def facing_mark(centre: list[float], along: list[float], across: list[float], strength: float) -> list[Mark]:
@@ -296,8 +305,22 @@ def _square(mark: Mark, px: np.ndarray, py: np.ndarray, reach: float) -> tuple[s
 
 def _skin(colour: np.ndarray, lit: np.ndarray) -> np.ndarray:
     half = np.minimum(lit, 1)
-    half = half * (1 - half)  # half-shaded skin is redder
-    r, g, b = colour.tolist()
-    return cv2.merge(
-        [np.minimum(r * lit + 38 * half, 255), np.minimum(g * lit, 255), np.maximum(b * lit - 12 * half, 0)]
-    )
+    half -= half * half  # half-shaded skin is redder
+    rgb = colour[:, None, None] * lit
+    rgb[0] += 38 * half
+    rgb[2] -= 12 * half
+    return np.minimum(rgb, 255, out=rgb)
+
+
+def _lambert(dx: np.ndarray, dy: np.ndarray, light: np.ndarray) -> np.ndarray:
+    """Light on a surface that rises by `dx` and `dy` over two pixels."""
+    lx, ly, lz = (0.68 * light).tolist()
+    steep = dx * dx
+    steep += dy * dy
+    steep += 4
+    np.sqrt(steep, out=steep)
+    facing = cv2.addWeighted(dx, -lx, dy, -ly, 2 * lz)
+    facing /= steep
+    np.maximum(facing, 0, out=facing)
+    facing += 0.42
+    return facing

@@ -47,8 +47,7 @@ def _outlines(ends: np.ndarray, radii: np.ndarray) -> np.ndarray:
     """Convex hulls (K, 16, 2) of capsules (K, 2, 2) with radii (K, 2), in OpenCV's fixed point."""
     way = ends[:, 1] - ends[:, 0]
     way /= np.sqrt(np.square(way).sum(axis=1, keepdims=True)) + 1e-9
-    side = np.stack([-way[:, 1], way[:, 0]], axis=1)
-    rim = _COS * way[:, None, None] + _SIN * side[:, None, None]
+    rim = _COS * way[:, None, None] + _SIN * (way[:, ::-1] * [-1, 1])[:, None, None]
     hulls = ends[:, :, None] + (radii - _PEN)[..., None, None] * rim
     return _fixed(hulls.reshape(len(ends), -1, 2))
 

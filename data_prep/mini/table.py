@@ -7,6 +7,8 @@ from data_prep.mini import textures
 from data_prep.mini.view import SIZE, View
 
 _HALF = (960, 540)  # drawn at half the size: the frames are soft anyway
+_FAR = (480, 270)  # and what lies beyond the table at a quarter of it
+_WHOLE = np.s_[0 : _HALF[1], 0 : _HALF[0]]
 _EDGE_SHARE = 0.45
 _MAT_SHARE = 0.35
 
@@ -19,17 +21,18 @@ def draw_table(view: View, rng: np.random.Generator) -> np.ndarray:
         rng: the clip's generator.
 
     Returns:
-        float32 (1080, 1920, 3) RGB in 0..255, before anything lies on it.
+        uint8 (1080, 1920, 3) RGB, before anything lies on it.
     """
     turn = rng.uniform(-0.35, 0.35) + np.pi / 2 * rng.integers(2)
-    scene = _lay_flat(*textures.pick(textures.TABLES, rng), view, turn, rng)
+    texture, scale = textures.pick(textures.TABLES, rng)
+    scene = _warp(texture, _flat(scale, view, turn, rng))
     if rng.random() < _MAT_SHARE:
         for _ in range(1 if rng.random() < 0.65 else int(rng.integers(2, 4))):
             _add_mat(scene, view, rng)
     if rng.random() < _EDGE_SHARE:
         _add_room(scene, view, rng)
-    x = np.linspace(-1, 1, _HALF[0], dtype=np.float32)[None, :]
-    y = np.linspace(-1, 1, _HALF[1], dtype=np.float32)[:, None]
+    x = np.linspace(-1, 1, _HALF[0] // 8, dtype=np.float32)[None, :]
+    y = np.linspace(-1, 1, _HALF[1] // 8, dtype=np.float32)[:, None]
     slope = rng.uniform(0.05, 0.17)
     light = 1 + slope * (float(view.light[0]) * x + float(view.light[1]) * y) - 0.07 * (x * x + y * y)
     if rng.random() < 0.4:  # a lamp's or window's soft reflection
@@ -37,9 +40,8 @@ def draw_table(view: View, rng: np.random.Generator) -> np.ndarray:
         light = light + rng.uniform(0.04, 0.14) * np.exp(
             -np.square((x - spot_x) / 0.35) - np.square((y - spot_y) / 0.3)
         )
-    scene *= cv2.merge([light * part for part in view.tint])
-    small = cv2.convertScaleAbs(scene)
-    return cv2.resize(small, SIZE, interpolation=cv2.INTER_LINEAR).astype(np.float32)
+    scene *= cv2.resize(cv2.merge([light * part for part in view.tint]), _HALF, interpolation=cv2.INTER_LINEAR)
+    return cv2.resize(cv2.convertScaleAbs(scene), SIZE, interpolation=cv2.INTER_LINEAR)
 
 
 def _plane(view: View, turn: float, scale: float, centre: tuple[float, float]) -> np.ndarray:
@@ -60,27 +62,32 @@ def _plane(view: View, turn: float, scale: float, centre: tuple[float, float]) -
     return np.linalg.inv(to_middle) @ tilt @ to_middle @ flat
 
 
-def _warp(texture: np.ndarray, matrix: np.ndarray) -> np.ndarray:
-    laid = cv2.warpPerspective(texture, matrix, _HALF, flags=cv2.INTER_LINEAR, borderMode=cv2.BORDER_REFLECT_101)
+def _warp(texture: np.ndarray, matrix: np.ndarray, window: tuple[slice, slice] = _WHOLE) -> np.ndarray:
+    """Lay a texture into a window, rows and columns, of the half-size picture."""
+    rows, columns = window
+    to_window = np.array([[1, 0, -columns.start], [0, 1, -rows.start], [0, 0, 1.0]])
+    size = columns.stop - columns.start, rows.stop - rows.start
+    border = cv2.BORDER_REFLECT_101
+    laid = cv2.warpPerspective(texture, to_window @ matrix, size, flags=cv2.INTER_LINEAR, borderMode=border)
     return laid.astype(np.float32)
 
 
-def _lay_flat(texture: np.ndarray, scale: float, view: View, turn: float, rng: np.random.Generator) -> np.ndarray:
+def _flat(scale: float, view: View, turn: float, rng: np.random.Generator) -> np.ndarray:
+    """Matrix (3, 3) from a texture that covers table or floor to the half-size picture."""
     middle = np.array(
         [[1, 0, -textures.SIDE * rng.uniform(0.4, 0.6)], [0, 1, -textures.SIDE * rng.uniform(0.4, 0.6)], [0, 0, 1.0]]
     )
-    matrix = _plane(view, turn, scale, (_HALF[0] / 2, _HALF[1] / 2)) @ middle
-    return _warp(texture, matrix)
+    return _plane(view, turn, scale, (_HALF[0] / 2, _HALF[1] / 2)) @ middle
 
 
-def _polygon(corners: np.ndarray, soft: float = 0.0) -> np.ndarray:
+def _polygon(corners: np.ndarray, soft: float = 0.0, size: tuple[int, int] = _HALF) -> np.ndarray:
     """Cover (H, W) of one polygon (N, 2) or several (M, N, 2), half-size pixels, edges blurred by `soft` pixels."""
-    cover = np.zeros((_HALF[1], _HALF[0]), np.uint8)
-    polygons = np.round(corners.reshape(-1, *corners.shape[-2:]) * 16).astype(np.int32)
+    cover = np.zeros((size[1], size[0]), np.uint8)
+    polygons = np.round(corners.reshape(-1, *corners.shape[-2:]) * (16 * size[0] / _HALF[0])).astype(np.int32)
     cv2.fillPoly(cover, list(polygons), 255, cv2.LINE_AA, 4)
     if soft:
         quarter = cv2.resize(cover, (_HALF[0] // 4, _HALF[1] // 4), interpolation=cv2.INTER_AREA)
-        cover = cv2.resize(cv2.GaussianBlur(quarter, (0, 0), soft / 4), _HALF, interpolation=cv2.INTER_LINEAR)
+        cover = cv2.resize(cv2.GaussianBlur(quarter, (0, 0), soft / 4), size, interpolation=cv2.INTER_LINEAR)
     return cover.astype(np.float32) * np.float32(1 / 255)
 
 
@@ -140,11 +147,13 @@ def _add_mat(scene: np.ndarray, view: View, rng: np.random.Generator) -> None:
     kinds = [textures.checks, textures.linen, textures.printed, textures.plain]
     texture = textures.wood(rng) if kind == "tray" else kinds[rng.integers(len(kinds))](rng)
     to_middle = np.array([[0.8, 0, -0.4 * textures.SIDE], [0, 0.8, -0.4 * textures.SIDE], [0, 0, 1.0]])
-    _put(scene, _polygon(seen(flat)), _warp(texture, matrix @ to_middle))
+    cover = _polygon(seen(flat))
+    window = _window(cover)
+    _put(scene[window], cover[window], _warp(texture, matrix @ to_middle, window))
     border = rng.uniform(0.86, 0.94)
     if kind == "tray":
         inner = _polygon(seen(flat * 0.92))
-        _darken(scene, (1 - inner) * _polygon(seen(flat)), -0.12)
+        _darken(scene, (1 - inner) * cover, -0.12)
         _darken(scene, inner * (1 - _polygon(seen(flat * 0.9) - view.light[:2] * 8, 4)), 0.3)
     elif rng.random() < 0.6:  # a hem
         hem = _polygon(seen(flat * border)) - _polygon(seen(flat * (border - 0.05)))
@@ -181,18 +190,17 @@ def _add_room(scene: np.ndarray, view: View, rng: np.random.Generator) -> None:
         corners[2:, 1] = place + slope * (corners[2:, 0] - 480)
     top = _polygon(corners)
     room = _room(view, rng, far[1] if "far" in edges else None)
-    if abs(float(room[::8, ::8].mean() - scene[::8, ::8].mean())) < 30:
+    small = cv2.resize(scene, _FAR, interpolation=cv2.INTER_AREA)
+    if abs(float(room[::4, ::4].mean() - small[::4, ::4].mean())) < 30:
         room *= np.float32(0.65)
     thick = rng.uniform(8, 26) * view.squash
     below = np.array([0, thick])
-    _darken(room, _polygon(corners + np.array([-view.light[0] * 40, 26 - view.light[1] * 20]), 26), 0.45)
-    apron = cv2.blur(scene, (9, 9)) * np.float32(rng.uniform(0.45, 0.7))
-    skirt = np.zeros_like(top)
-    for share in (0.34, 0.67, 1.0):
-        skirt = np.maximum(skirt, _polygon(corners + below * share))
-    shift = np.array([[1, 0, 0], [0, 1, thick]], np.float64)
-    apron = cv2.warpAffine(apron, shift, _HALF, borderMode=cv2.BORDER_REPLICATE)
-    _put(room, skirt, apron)
+    _darken(room, _polygon(corners + np.array([-view.light[0] * 40, 26 - view.light[1] * 20]), 26, _FAR), 0.45)
+    apron = cv2.blur(small, (5, 5)) * np.float32(rng.uniform(0.45, 0.7))
+    skirt = np.max([_polygon(corners + below * share, 0, _FAR) for share in (0.34, 0.67, 1.0)], axis=0)
+    shift = np.array([[1, 0, 0], [0, 1, thick / 2]], np.float64)
+    _put(room, skirt, cv2.warpAffine(apron, shift, _FAR, borderMode=cv2.BORDER_REPLICATE))
+    room = cv2.resize(room, _HALF, interpolation=cv2.INTER_LINEAR)
     rim = top - _polygon(corners - np.array([0, 2.0]))
     _put(room, top, scene)
     _darken(room, np.clip(rim, 0, 1), -0.12)
@@ -200,23 +208,23 @@ def _add_room(scene: np.ndarray, view: View, rng: np.random.Generator) -> None:
 
 
 def _room(view: View, rng: np.random.Generator, horizon: float | None) -> np.ndarray:
-    """The floor, and behind a far edge at times a sofa, a cabinet or a wall."""
+    """The floor, and behind a far edge at times a sofa, a cabinet or a wall, at the size _FAR."""
     turn = rng.uniform(-0.6, 0.6)
-    room = _lay_flat(*textures.pick(textures.FLOORS, rng), view, turn, rng)
+    texture, scale = textures.pick(textures.FLOORS, rng)
+    room = cv2.resize(_warp(texture, _flat(scale, view, turn, rng)), _FAR, interpolation=cv2.INTER_AREA)
+    x = 2 * np.arange(_FAR[0], dtype=np.float32)[None, :]
+    y = 2 * np.arange(_FAR[1], dtype=np.float32)[:, None]
     room *= np.float32(rng.uniform(0.7, 0.95))
     if rng.random() < 0.35:  # lamps mirrored in the floor
         for _ in range(int(rng.integers(1, 4))):
             spot = rng.uniform((0, 0), _HALF)
-            x = np.arange(_HALF[0], dtype=np.float32)[None, :] - np.float32(spot[0])
-            y = np.arange(_HALF[1], dtype=np.float32)[:, None] - np.float32(spot[1])
-            _put(room, 0.8 * np.exp(-(x * x + y * y) / np.float32(rng.uniform(60, 300))), np.full(3, 245, np.float32))
+            far = np.square(x - np.float32(spot[0])) + np.square(y - np.float32(spot[1]))
+            _put(room, 0.8 * np.exp(-far / np.float32(rng.uniform(60, 300))), np.full(3, 245, np.float32))
     if horizon is None or rng.random() < 0.35:
         return room
     slope, place = rng.normal(0, 0.12), horizon * rng.uniform(0.3, 0.9)
     corners = np.array([(-50.0, -300.0), (1010.0, -300.0), (1010.0, place + slope * 530), (-50.0, place - slope * 530)])
     kind = rng.integers(3)
-    x = np.arange(_HALF[0], dtype=np.float32)[None, :]
-    y = np.arange(_HALF[1], dtype=np.float32)[:, None]
     tones = [(112, 134, 150), (150, 134, 120), (94, 104, 116), (158, 120, 116), (132, 146, 130), (186, 178, 166)]
     tone = np.array(tones[rng.integers(len(tones))], np.float32)
     if kind == 0:  # a sofa's ruffled skirt below its seat
@@ -232,6 +240,6 @@ def _room(view: View, rng: np.random.Generator, horizon: float | None) -> np.nda
         skirting = (y - slope * (x - 480) > place - 14) & (y - slope * (x - 480) < place)
         shade = np.where(skirting, 1.12, 1.0) + 0.0 * x
     wall = cv2.merge([shade.astype(np.float32) * part for part in tone])
-    _darken(room, _polygon(corners + np.array([0, 14.0]), 14), 0.45)
-    _put(room, _polygon(corners), wall)
+    _darken(room, _polygon(corners + np.array([0, 14.0]), 14, _FAR), 0.45)
+    _put(room, _polygon(corners, 0, _FAR), wall)
     return room

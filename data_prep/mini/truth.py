@@ -129,10 +129,7 @@ class Silhouettes:
     def __init__(self, clip: Clip) -> None:
         self.skin = clip.skin
         size = (SIZE[0] // _SHRINK, SIZE[1] // _SHRINK)
-        self.shows = {
-            part: (cv2.resize(clip.cover(part), size, interpolation=cv2.INTER_AREA) < 0.5).view(np.uint8)
-            for part in ("object", "handle")
-        }
+        self.shows = {part: (clip.cover(part, _SHRINK) < 0.5).view(np.uint8) for part in ("object", "handle")}
         x0, y0, x1, y1 = Sequence(Path(), clip.sequence).valid
         columns, rows = ((np.arange(length) + 0.5) * _SHRINK - 0.5 for length in size)
         # float32: OpenCV's reductions below are

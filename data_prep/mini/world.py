@@ -7,8 +7,8 @@ from typing import Literal
 import cv2
 import numpy as np
 
-from data_prep.mini.affordance import Grasp, Side, draw_grasp
-from data_prep.mini.arm import Arm, Skin, draw_skin, paint_arm
+from data_prep.mini.affordance import Grasp, HiddenBy, Side, draw_grasp
+from data_prep.mini.arm import COARSE, LAYER, Arm, Skin, draw_skin, paint_arm
 from data_prep.mini.canvas import Painted, lay
 from data_prep.mini.clutter import Scene, draw_clutter
 from data_prep.mini.objects import Thing, draw_thing, paint_thing
@@ -24,8 +24,8 @@ MAX_CLIPS = 5_760  # beyond it sequence names would repeat
 MIN_FRAMES = 8
 BUCKET = 8
 SCALE = 1.41  # pixels per millimetre at the middle row; a clip of its own would be a cause that no picture shows
-_COARSE = 4  # shadows are drawn at this fraction of the size
-_REACH = 64  # pixels by which a shadow leaves the hand's window
+_REACH = 32  # pixels of the arm's layer by which a shadow leaves its window
+_SOFT = 4  # shadows are drawn at this fraction of the layer's size
 _AWAY = 320.0  # pixels from which a hand comes, and to which it goes
 _TRUTH_STREAM, _NOISE_STREAM, _LEFT_STREAM = 2_000_000, 1_000_000, 3_000_000  # beside the frames' numbers
 
@@ -151,16 +151,15 @@ class Clip:
         table = draw_table(self.view, self._scenery_rng)
         for painted in (*draw_clutter(self.seed, self.thing, self.view, self._scenery_rng, self.scene), self._painted):
             lay(table, painted)
-        still = cv2.GaussianBlur(cv2.convertScaleAbs(table), (0, 0), 0.8)
-        still = cv2.add(still, self._noise, dtype=cv2.CV_8U)
+        still = cv2.subtract(cv2.GaussianBlur(table, (3, 3), 0.8), self._grain)
         self._blacken(still)
         return still
 
     @cached_property
-    def _noise(self) -> np.ndarray:
+    def _grain(self) -> np.ndarray:
         rng = np.random.default_rng(np.random.SeedSequence([*self._stream, _NOISE_STREAM]))
-        quarter = rng.normal(0, 1.6, (SIZE[1] // 2, SIZE[0] // 2)).astype(np.float32)
-        return cv2.merge([np.tile(quarter, (2, 2))] * 3)
+        tosses = np.frombuffer(rng.bytes(SIZE[0] * SIZE[1]), np.uint8).reshape(SIZE[1], SIZE[0])
+        return cv2.merge([np.bitwise_count(tosses & 15)] * 3)  # by how much a pixel is darker, four coins decide
 
     @property
     def clean(self) -> np.ndarray:
@@ -181,21 +180,32 @@ class Clip:
     @cached_property
     def object_mask(self) -> np.ndarray:
         """All of the object, hidden or not, bool (1080, 1920)."""
-        mask = self.cover("object") > 0.5
+        mask = self._laid((self._painted.cover > 0.5).view(np.uint8)).view(bool)
         self._blacken(mask)
         return mask
 
-    def cover(self, part: Literal["object", "handle"]) -> np.ndarray:
-        """Cover of the object, or of its handle alone, float32 (1080, 1920) in [0, 1]."""
-        painted = self._painted
-        cover = np.zeros((SIZE[1], SIZE[0]), np.float32)
-        inside, canvas = _overlap(painted)
-        cover[inside] = (painted.cover if part == "object" else painted.handle)[canvas]
-        return cover
+    def cover(self, part: HiddenBy, shrink: int = 1) -> np.ndarray:
+        """Cover of the object, or of its handle alone, float32 (1080 / shrink, 1920 / shrink) in [0, 1]."""
+        return self._laid(self._painted.cover if part == "object" else self._painted.handle, shrink)
+
+    def _laid(self, layer: np.ndarray, shrink: int = 1) -> np.ndarray:
+        """A layer of the painted object in the picture, whose cells are `shrink` pixels wide."""
+        left, top = self._painted.left, self._painted.top
+        x0, y0 = max(left, 0), max(top, 0)
+        x1, y1 = min(left + layer.shape[1], SIZE[0]), min(top + layer.shape[0], SIZE[1])
+        edges = y0 % shrink, -y1 % shrink, x0 % shrink, -x1 % shrink
+        layer = cv2.copyMakeBorder(layer[y0 - top : y1 - top, x0 - left : x1 - left], *edges, cv2.BORDER_CONSTANT)
+        width, height = layer.shape[1] // shrink, layer.shape[0] // shrink
+        row, column = y0 // shrink, x0 // shrink
+        picture = np.zeros((SIZE[1] // shrink, SIZE[0] // shrink), layer.dtype)
+        picture[row : row + height, column : column + width] = cv2.resize(
+            layer, (width, height), interpolation=cv2.INTER_AREA
+        )
+        return picture
 
     @cached_property
-    def _covers(self) -> dict[Literal["object", "handle"], np.ndarray]:
-        return {"object": self.cover("object"), "handle": self.cover("handle")}
+    def _covers(self) -> dict[HiddenBy, np.ndarray]:
+        return {"object": self.cover("object", COARSE), "handle": self.cover("handle", COARSE)}
 
     @cached_property
     def contact_frames(self) -> range:
@@ -246,7 +256,7 @@ class Clip:
         below = self.clean if background is None else background
         arm = paint_arm(grasp, self.skin, self.view.light, missing)
         window, patch, visible = self._lay(below, arm, grasp)
-        shown = visible > 0.5
+        shown = visible > 127
         left, _, _, bottom = self.valid
         for picture in (patch, shown):  # the camera's border
             picture[:, : max(left - window[0], 0)] = 0
@@ -259,39 +269,37 @@ class Clip:
         """Lay a painted arm and its shadow on a picture.
 
         Returns:
-            The window that changes, what it shows then, and the arm's visible share of its pixels, float32.
+            The window that changes, what it shows then, and the arm's visible share of its pixels, uint8, 0..255.
         """
-        x0, y0, x1, y1 = arm.window
-        left, top = max(x0 - _REACH, 0) & ~1, max(y0 - _REACH, 0) & ~1
-        right, bottom = min((x1 + _REACH + 1) & ~1, SIZE[0]), min((y1 + _REACH + 1) & ~1, SIZE[1])
-        inner = np.s_[y0 - top : y1 - top, x0 - left : x1 - left]
         if grasp.under:
             self._hide(arm, grasp)
+        x0, y0, x1, y1 = arm.window
+        left, top = (max(edge - _REACH, 0) // _SOFT * _SOFT for edge in (x0, y0))
+        right, bottom = (
+            min(-(-(edge + _REACH) // _SOFT) * _SOFT, side) for edge, side in zip((x1, y1), LAYER, strict=True)
+        )
         visible = np.zeros((bottom - top, right - left), np.float32)
-        visible[inner] = arm.alpha
-        kept = _shadow(visible, self.view.light, lift=30.0)  # what is hidden throws none on what hides it
-        cv2.multiply(kept, 1 - visible, dst=kept)
-        kept = cv2.convertScaleAbs(kept, alpha=255)
-        patch = np.asarray(cv2.multiply(below[top:bottom, left:right], cv2.merge([kept] * 3), scale=1 / 255))
-        seen = (arm.alpha > 0).view(np.uint8)
-        shown = cv2.add(arm.rgb, self._noise[y0:y1, x0:x1], mask=seen, dtype=cv2.CV_8U)
-        cv2.add(patch[inner], shown, dst=patch[inner])
-        return (left, top, right, bottom), patch, visible
+        visible[y0 - top : y1 - top, x0 - left : x1 - left] = arm.alpha
+        kept = _shadow(visible, self.view.light, lift=30 / COARSE)  # what is hidden throws none on what hides it
+        kept *= 1 - visible
+        left, top, right, bottom, x0, y0, x1, y1 = (
+            COARSE * edge for edge in (left, top, right, bottom, x0, y0, x1, y1)
+        )
+        patch = below[top:bottom, left:right]
+        patch = np.asarray(cv2.multiply(patch, cv2.merge([_enlarged(kept, 255)] * 3), scale=1 / 255))
+        shown = cv2.subtract(_enlarged(cv2.merge([*arm.rgb])), self._grain[y0:y1, x0:x1])
+        inner = patch[y0 - top : y1 - top, x0 - left : x1 - left]
+        cv2.add(inner, shown, dst=inner)
+        return (left, top, right, bottom), patch, _enlarged(visible, 255)
 
     def _hide(self, arm: Arm, grasp: Grasp) -> None:
         """Take away from a painted arm, in place, what of its `under` digits the object hides."""
-        inside, _ = _overlap(self._painted)
-        rows = slice(max(inside[0].start, arm.window[1]), min(inside[0].stop, arm.window[3]))
-        columns = slice(max(inside[1].start, arm.window[0]), min(inside[1].stop, arm.window[2]))
-        if rows.start >= rows.stop or columns.start >= columns.stop:
-            return
-        own = np.s_[
-            rows.start - arm.window[1] : rows.stop - arm.window[1],
-            columns.start - arm.window[0] : columns.stop - arm.window[0],
-        ]
-        shown = 1 - arm.under[own] * self._covers[grasp.hidden_by][rows, columns]
-        arm.alpha[own] *= shown
-        arm.rgb[own] *= cv2.merge([shown] * 3)
+        x0, y0, x1, y1 = arm.window
+        hidden = arm.under * self._covers[grasp.hidden_by][y0:y1, x0:x1]
+        hidden /= np.maximum(arm.alpha, 1e-3)
+        shown = np.subtract(1, hidden, out=hidden)
+        arm.alpha[:] *= shown
+        arm.rgb[:] *= shown
 
     def _blacken(self, picture: np.ndarray) -> None:
         """Blacken the camera's border in place: HOI4D's released frames are shifted."""
@@ -300,28 +308,25 @@ class Clip:
         picture[bottom:] = 0
 
 
-def _overlap(painted: Painted) -> tuple[tuple[slice, slice], tuple[slice, slice]]:
-    """The part of the picture that a painted thing lies on, and the same part of its canvas."""
-    height, width = painted.cover.shape
-    x0, y0 = max(painted.left, 0), max(painted.top, 0)
-    x1, y1 = min(painted.left + width, SIZE[0]), min(painted.top + height, SIZE[1])
-    canvas = np.s_[y0 - painted.top : y1 - painted.top, x0 - painted.left : x1 - painted.left]
-    return np.s_[y0:y1, x0:x1], canvas
+def _enlarged(layer: np.ndarray, scale: float = 1.0) -> np.ndarray:
+    """An arm's layer (h, w, ...), times `scale`, as uint8 at the picture's size."""
+    size = layer.shape[1] * COARSE, layer.shape[0] * COARSE
+    return cv2.resize(cv2.convertScaleAbs(layer, alpha=scale), size, interpolation=cv2.INTER_LINEAR)
 
 
 def _shadow(cover: np.ndarray, light: np.ndarray, lift: float) -> np.ndarray:
     """Light left on the table, (H, W) in [0, 1], under what covers it.
 
     Args:
-        cover: (H, W) what casts the shadow, 0..1.
+        cover: (H, W) what casts the shadow, 0..1; multiples of _SOFT, so that its small copy has whole cells.
         light: (3,) unit vector towards the light.
-        lift: height of what casts it, pixels.
+        lift: height of what casts it, cells of `cover`.
     """
     height, width = cover.shape
-    small = cv2.resize(cover, (max(width // _COARSE, 1), max(height // _COARSE, 1)), interpolation=cv2.INTER_AREA)
-    drift = -light[:2] / light[2] * lift / _COARSE
+    small = cv2.resize(cover, (width // _SOFT, height // _SOFT), interpolation=cv2.INTER_AREA)
+    drift = -light[:2] / light[2] * lift / _SOFT
     wide = cv2.GaussianBlur(_shift(small, drift), (0, 0), lift / 6)
-    tight = cv2.GaussianBlur(_shift(small, drift * 0.3), (0, 0), 1.6)
+    tight = cv2.GaussianBlur(_shift(small, drift * 0.3), (0, 0), 0.8)
     return cv2.resize(np.maximum(1 - 0.46 * wide - 0.28 * tight, 0), (width, height), interpolation=cv2.INTER_LINEAR)
 
 

@@ -62,10 +62,10 @@ class ImageMetricsCallback(Callback):
             return
         if self._validations % self.every_n_validations == 0:
             self._left = -(-self.num_samples // trainer.world_size)  # each rank its share, rounded up
-            if self._metrics is None:
+            if self._metrics is None or self._hands is None:
                 self._metrics, self._hands = image_metrics(pl_module.device), image_metrics(pl_module.device)
-            for metrics in (self._metrics, self._hands):
-                metrics.reset()
+            self._metrics.reset()
+            self._hands.reset()
             self._outside = 0
         self._validations += 1
 

@@ -14,6 +14,8 @@ from torch import Tensor
 from hoi_lightning.hand_proxy import crop_layout, flip_layout
 
 PICTURES = ("hoi", "obj", "hand", "object")
+MAX_BLUR = 1 / 128  # of the side: 2 pixels of 256
+_DRAWS = 12
 
 
 @dataclass(frozen=True)
@@ -24,21 +26,28 @@ class Augment:
         crop_area: smallest share of the picture's area that a random square crop keeps, in (0, 1]; 1 = no crop.
         flip: probability of a mirror image. Off: HOI4D's hands are 99 % right hands, a mirrored one is a left hand.
         sdedit: probability that the object picture is replaced by its SDEdit copy, where the shards have one.
+        blur: probability that the object picture is blurred, σ up to 1/128 of its side.
         noise: probability of Gaussian noise (σ = 0.05 of the value range 0..1) on the object picture.
+        jitter: the layout's centre moves by up to this many radii along x and y, and its radius changes by up to this
+            share of itself.
+        jitter_degrees: the forearm turns by up to so many degrees.
     """
 
     crop_area: float = 0.8
     flip: float = 0.0
     sdedit: float = 0.5
+    blur: float = 0.0
     noise: float = 0.5
+    jitter: float = 0.0
+    jitter_degrees: float = 0.0
 
 
 def augment(batch: dict[str, Any], settings: Augment, seed: int) -> dict[str, Any]:
     """Augment a float batch.
 
     Args:
-        batch: pictures (B, C, S, S) in [-1, 1], masks in {0, 1}, `layout` (B, 5), `keypoints` (B, 21, 2),
-            `epoch` and `index` (B,).
+        batch: any of pictures (B, C, S, S) in [-1, 1], masks in {0, 1}, latents and `keypoints` (B, 21, 2); `layout`
+            (B, 5), `epoch` and `index` (B,). Latents are replaced by those of the SDEdit copy, but not cropped.
         settings: probabilities and ranges.
         seed: of the experiment.
 
@@ -46,10 +55,13 @@ def augment(batch: dict[str, Any], settings: Augment, seed: int) -> dict[str, An
         A new batch; `sdedit` is gone from it.
     """
     batch = dict(batch)
-    draws = _uniform(seed, batch["epoch"], batch["index"], 6).to(batch["layout"])
-    sdedit = batch.pop("sdedit", None)
-    if sdedit is not None:
-        batch["obj"] = torch.where(_as_pictures(draws[:, 0] < settings.sdedit), sdedit, batch["obj"])
+    numbers, seeds = _draw(seed, batch["epoch"], batch["index"])
+    draws = numbers.to(batch["layout"])
+    for kind in ("", "_latents"):
+        sdedit = batch.pop(f"sdedit{kind}", None)
+        if sdedit is not None and f"obj{kind}" in batch:
+            obj = batch[f"obj{kind}"]
+            batch[f"obj{kind}"] = torch.where(_as_pictures(draws[:, 0] < settings.sdedit), sdedit, obj)
     if settings.crop_area < 1 or settings.flip > 0:
         box = crop_boxes(settings.crop_area, draws[:, 1:4])
         flip = draws[:, 4] < settings.flip
@@ -60,12 +72,41 @@ def augment(batch: dict[str, Any], settings: Augment, seed: int) -> dict[str, An
         for name in PICTURES:
             if name in batch:
                 batch[name] = warp(batch[name], box, flip, nearest=name in ("hand", "object"))
-    if settings.noise > 0:
-        sigma = 0.1 * (draws[:, 5] < settings.noise)  # 0.05 of the range 0..1 is 0.1 of -1..1
-        generator = torch.Generator().manual_seed(int(draws[0, 5] * 2**24))
-        noise = torch.randn(batch["obj"].shape, generator=generator).to(batch["obj"])
-        batch["obj"] = (batch["obj"] + _as_pictures(sigma) * noise).clamp(-1, 1)
+    if settings.jitter > 0 or settings.jitter_degrees > 0:
+        batch["layout"] = jitter_layout(batch["layout"], 2 * draws[:, 8:12] - 1, settings)
+    if "obj" in batch and settings.blur > 0:
+        sigma = MAX_BLUR * batch["obj"].shape[-1] * draws[:, 7] * (draws[:, 6] < settings.blur)
+        batch["obj"] = blur(batch["obj"], sigma)
+    if "obj" in batch and settings.noise > 0:
+        batch["obj"] = batch["obj"].clone()
+        for i in (draws[:, 5] < settings.noise).nonzero()[:, 0].tolist():
+            generator = torch.Generator(batch["obj"].device).manual_seed(seeds[i])
+            shape, device = batch["obj"][i].shape, batch["obj"].device
+            noise = torch.randn(shape, generator=generator, device=device)
+            batch["obj"][i] = (batch["obj"][i] + 0.1 * noise).clamp(-1, 1)  # 0.05 of the range 0..1
     return batch
+
+
+def jitter_layout(layout: Tensor, draws: Tensor, settings: Augment) -> Tensor:
+    """Disturb layouts (B, 5) by draws (B, 4) in [-1, 1]: of x and y in radii, of the radius, of the angle."""
+    a, x, y, b1, b2 = layout.unbind(1)
+    reach = settings.jitter * a.square() / 2
+    angle = torch.deg2rad(settings.jitter_degrees * draws[:, 3])
+    cos, sin = angle.cos(), angle.sin()
+    a = a * (1 + settings.jitter * draws[:, 2]).clamp(min=0).sqrt()
+    x, y = x + reach * draws[:, 0], y + reach * draws[:, 1]
+    return torch.stack([a, x, y, cos * b1 - sin * b2, sin * b1 + cos * b2], dim=1)
+
+
+def blur(pictures: Tensor, sigma: Tensor) -> Tensor:
+    """Gaussian blur of pictures (B, C, S, S), each with its standard deviation (B,) in pixels; 0 leaves it as it is."""
+    reach = max(1, round(3 * MAX_BLUR * pictures.shape[-1]))
+    steps = torch.arange(-reach, reach + 1, device=sigma.device)
+    kernel = torch.softmax(-0.5 * (steps / sigma.clamp(min=1e-3)[:, None]).square(), dim=1)
+    kernel = kernel.repeat_interleave(pictures.shape[1], dim=0)[:, None, None]  # (B·C, 1, 1, 2·reach + 1)
+    flat = F.pad(pictures.flatten(0, 1)[None], [reach] * 4, mode="replicate")
+    flat = F.conv2d(flat, kernel, groups=len(kernel))
+    return F.conv2d(flat, kernel.mT, groups=len(kernel)).reshape(pictures.shape)
 
 
 def crop_boxes(area: float, draws: Tensor) -> Tensor:
@@ -94,12 +135,14 @@ def warp(pictures: Tensor, box: Tensor, flip: Tensor, nearest: bool) -> Tensor:
     return F.grid_sample(pictures, grid, mode=mode, padding_mode="border", align_corners=False)
 
 
-def _uniform(seed: int, epochs: Tensor, indices: Tensor, count: int) -> Tensor:
-    rows = [
-        np.random.Generator(np.random.Philox(key=[seed, (int(epoch) << 40) + int(index)])).random(count)
-        for epoch, index in zip(epochs, indices, strict=True)
-    ]
-    return torch.from_numpy(np.stack(rows))
+def _draw(seed: int, epochs: Tensor, indices: Tensor) -> tuple[Tensor, list[int]]:
+    """Uniform numbers (B, _DRAWS) of (seed, epoch, sample), and the seed of each sample's noise."""
+    rows, seeds = [], []
+    for epoch, index in zip(epochs.tolist(), indices.tolist(), strict=True):
+        generator = np.random.Generator(np.random.Philox(key=[seed, (epoch << 40) + index]))
+        rows.append(generator.random(_DRAWS))
+        seeds.append(int(generator.integers(1 << 63)))
+    return torch.from_numpy(np.stack(rows)), seeds
 
 
 def _as_pictures(values: Tensor) -> Tensor:

@@ -1,92 +1,26 @@
 """The DataModule that feeds both networks from HO3Pairs shards."""
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, get_args
 
-import numpy as np
 import torch
 import torch.nn.functional as F
 from lightning.pytorch import LightningDataModule
 from torch import Tensor
-from torch.utils.data import DataLoader, Dataset, Sampler, default_collate
 
 from hoi_lightning.data.augment import Augment, augment
-from hoi_lightning.data.reader import ShardIndex, Split
-from hoi_lightning.data.sample import Field, SampleInfo
+from hoi_lightning.data.index import cache_folder
+from hoi_lightning.data.loader import BatchLoader, BatchReader, Steps, Tally
+from hoi_lightning.data.manifest import Split
+from hoi_lightning.data.order import EvaluationSteps, Shares, TrainingSteps
+from hoi_lightning.data.reader import OnError, Shards
+from hoi_lightning.data.remote import open_shards
+from hoi_lightning.data.sample import MEMBERS, OPTIONAL, Field
 from hoi_lightning.errors import InputError
 
 EVALUATION_FIELDS: tuple[Field, ...] = ("hoi", "obj", "hand", "object")
-
-
-class HO3Pairs(Dataset[dict[str, Any]]):
-    """One split as uint8 tensors, addressed by (epoch, index).
-
-    Args:
-        index: the shards.
-        fields: pictures to decode.
-        latents: read the cached latents too.
-    """
-
-    def __init__(self, index: ShardIndex, fields: tuple[Field, ...], latents: bool = False) -> None:
-        self.index, self.fields, self.latents = index, fields, latents
-        if latents:
-            index.open_latents()
-
-    def __len__(self) -> int:
-        return len(self.index)
-
-    def __getitem__(self, address: tuple[int, int]) -> dict[str, Any]:
-        epoch, i = address
-        sample = self.index.sample(i, self.fields)
-        item = {
-            "key": sample.info.key,
-            "category": sample.info.category,
-            "layout": sample.info.layout.to_tensor(),
-            "epoch": epoch,
-            "index": i,
-        }
-        for name in self.fields:
-            pixels = getattr(sample, name)
-            if pixels is not None:
-                item[name] = torch.from_numpy(pixels.reshape(*pixels.shape[:2], -1)).permute(2, 0, 1)
-        if sample.hand is not None:
-            item["keypoints"] = _keypoints(sample.info, len(sample.hand))
-        if self.latents:
-            item |= {f"{name}_latents": latents for name, latents in self.index.latents(i).items()}
-        return item
-
-
-class EpochSampler(Sampler[tuple[int, int]]):
-    """Addresses (epoch, index) in an order that (seed, epoch) alone decides, from any position on.
-
-    Ranks take every world_size-th address of one common permutation, so no sample comes twice in an epoch. The
-    permutation's tail that does not fill a batch on every rank is left out; it is another tail each epoch.
-
-    Args:
-        num_samples: of the split.
-        per_rank: addresses of one rank in one epoch.
-        seed: of the permutations.
-        rank: of this process.
-        world_size: number of processes.
-        position: addresses of this rank already used up, over all epochs.
-    """
-
-    def __init__(
-        self, num_samples: int, per_rank: int, seed: int, rank: int = 0, world_size: int = 1, position: int = 0
-    ) -> None:
-        self.num_samples, self.per_rank, self.seed = num_samples, per_rank, seed
-        self.rank, self.world_size, self.position = rank, world_size, position
-
-    def __len__(self) -> int:
-        return self.per_rank
-
-    def __iter__(self) -> Iterator[tuple[int, int]]:
-        epoch, start = divmod(self.position, self.per_rank)
-        self.position = (epoch + 1) * self.per_rank
-        order = np.random.Generator(np.random.Philox(key=[self.seed, epoch])).permutation(self.num_samples)
-        mine = order[self.rank :: self.world_size][: self.per_rank]
-        yield from ((epoch, int(i)) for i in mine[start:])
 
 
 class HoiDataModule(LightningDataModule):
@@ -96,23 +30,34 @@ class HoiDataModule(LightningDataModule):
     {0, 1}, `layout` (B, 5), `key` and `category` as lists; beside `hand` the `keypoints` (B, 21, 2), NDC,
     NaN where unknown.
 
+    An epoch of training is every sample once over all processes, in an order that (seed, epoch) decides; a run goes on
+    at the sample where it stopped, also with another number of processes, threads or samples per batch. Validation and
+    test score every sample once.
+
     Args:
-        shards: folder that `make shards` wrote.
+        shards: folder that `make shards` wrote, or its URL (https, s3, gs, …): tars are then fetched while training.
         batch_size: samples per batch and process.
-        num_workers: decoding processes; 0 decodes in the training process.
+        num_workers: decoding threads of each process; 0 decodes in the training thread.
         image_size: side of the pictures that the task sees, in pixels; None = as stored.
         fields: pictures to decode for training. MaskNet needs `obj`, FusionNet `hoi`, `obj` and `hand`.
-        latents: train on the latents cached in the shards, with the `fields` beside them; nothing is augmented then.
+        latents: train on the latents cached in the shards, with the `fields` beside them; nothing is cropped, flipped.
         crop_area: see `Augment`.
         flip: see `Augment`.
         sdedit: see `Augment`.
+        blur: see `Augment`.
         noise: see `Augment`.
+        jitter: see `Augment`.
+        jitter_degrees: see `Augment`.
         seed: decides the order of samples and their augmentation.
+        on_error: what a damaged sample does: stop the run, or be left out, counted and logged.
+        max_bad_fraction: of damaged samples; more stop the run.
+        cache_dir: where fetched tars are kept; None = in the user's cache folder.
+        cache_gb: room for them.
     """
 
     def __init__(
         self,
-        shards: Path = Path("data/ho3pairs"),
+        shards: str | Path = "data/ho3pairs",
         batch_size: int = 32,
         num_workers: int = 4,
         image_size: int | None = None,
@@ -121,53 +66,73 @@ class HoiDataModule(LightningDataModule):
         crop_area: float = 0.8,
         flip: float = 0.0,
         sdedit: float = 0.5,
+        blur: float = 0.0,
         noise: float = 0.5,
+        jitter: float = 0.0,
+        jitter_degrees: float = 0.0,
         seed: int = 0,
+        on_error: OnError = "raise",
+        max_bad_fraction: float = 0.01,
+        cache_dir: Path | None = None,
+        cache_gb: float = 100.0,
     ) -> None:
         super().__init__()
         self.shards, self.batch_size, self.num_workers, self.image_size = shards, batch_size, num_workers, image_size
         self.fields, self.latents, self.seed = fields, latents, seed
-        self.augment = Augment(crop_area, flip, sdedit, noise)
-        self._indices: dict[str, ShardIndex] = {}
-        self._batches_done = 0
+        self.on_error, self.max_bad_fraction = on_error, max_bad_fraction
+        self.cache_dir, self.cache_gb = cache_dir or cache_folder() / "shards", cache_gb
+        self.augment = Augment(crop_area, flip, sdedit, blur, noise, jitter, jitter_degrees)
+        self._indices: dict[str, Shards] = {}
+        self._tallies: list[Tally] = []
+        self._start = (0, 0)  # epoch and position of the first batch of this start of the run
+        self._restored = False
+        self._steps: TrainingSteps | None = None
+        self._batches_before = self._epoch_batches_before = 0
 
-    def index(self, split: Split) -> ShardIndex:
+    def __getstate__(self) -> dict[str, Any]:
+        """What a spawned process gets: it opens the shards itself."""
+        return self.__dict__ | {"_indices": {}, "_tallies": [], "_steps": None}
+
+    @property
+    def skipped(self) -> list[str]:
+        """What was left out so far: shard, key and reason."""
+        return [text for tally in self._tallies for text in tally.skipped]
+
+    def index(self, split: Split) -> Shards:
         """The opened shards of one split."""
         if split not in self._indices:
-            self._indices[split] = ShardIndex(self.shards, split)
+            shards = open_shards(self.shards, split, self.on_error, self.cache_dir, self.cache_gb)
+            lost = sum(fault.samples for fault in shards.faults)
+            self._tally(len(shards) + lost).add(0, shards.faults)
+            self._indices[split] = shards
         return self._indices[split]
 
     def setup(self, stage: str) -> None:
         """Open what the stage needs, so that missing shards stop the run before anything slow."""
         splits: dict[str, tuple[Split, ...]] = {"fit": ("train", "val"), "validate": ("val",)}
         for split in splits.get(stage, ("test",)):
-            self.index(split)
+            fields = self.fields if split == "train" else EVALUATION_FIELDS
+            self.index(split).require([MEMBERS[name] for name in fields if name not in OPTIONAL])
 
     def layout_statistics(self) -> tuple[Tensor, Tensor]:
         """Mean and standard deviation (5,) of the training layouts."""
         layouts = torch.from_numpy(self.index("train").layouts())
         return layouts.mean(0), layouts.std(0)
 
-    def train_dataloader(self) -> DataLoader:
-        """Shuffled, without the last short batch; goes on at the batch a checkpoint was written after."""
-        assert self.trainer is not None
-        data = HO3Pairs(self.index("train"), self.fields, self.latents)
-        rank, world_size = self.trainer.global_rank, self.trainer.world_size
-        share = len(data) // world_size
-        size = min(self.batch_size, share)
-        if size == 0:
-            raise InputError(
-                f"{self.shards}: {len(data)} training samples for {world_size} processes; use fewer devices"
-            )
-        position = self._batches_done * size
-        sampler = EpochSampler(len(data), share // size * size, self.seed, rank, world_size, position)
-        return self._loader(data, size, sampler)
+    def train_dataloader(self) -> BatchLoader:
+        """Shuffled; goes on at the sample a checkpoint was written after."""
+        shards = self.index("train")
+        shares = self._shares(shards, "training")
+        self._steps = TrainingSteps(shares, lambda epoch: shards.order(self.seed, epoch), *self._start)
+        if self.trainer is not None:
+            self._align_progress(shares, self.trainer.fit_loop.epoch_loop.batch_progress)
+        return self._loader(shards, self.fields, self._steps, shares, self.latents)
 
-    def val_dataloader(self) -> DataLoader:
+    def val_dataloader(self) -> BatchLoader:
         """The validation split in order."""
         return self._evaluation("val")
 
-    def test_dataloader(self) -> DataLoader:
+    def test_dataloader(self) -> BatchLoader:
         """The test split in order."""
         return self._evaluation("test")
 
@@ -176,42 +141,67 @@ class HoiDataModule(LightningDataModule):
     def on_after_batch_transfer(self, batch: dict[str, Any], dataloader_idx: int) -> dict[str, Any]:
         """Turn uint8 into float, resize and, while training, augment; all on the device."""
         batch = {name: _to_float(name, value, self.image_size) for name, value in batch.items()}
-        if self.trainer is not None and self.trainer.training and not self.latents:
-            batch = augment(batch, self.augment, self.seed)
+        if self.trainer is not None and self.trainer.training:
+            settings = replace(self.augment, crop_area=1.0, flip=0.0) if self.latents else self.augment
+            batch = augment(batch, settings, self.seed)
         return batch
 
     def state_dict(self) -> dict[str, Any]:
-        """Position in the training stream: batches that this run has trained on."""
-        assert self.trainer is not None
-        batches: Any = self.trainer.fit_loop.epoch_loop.batch_progress.total
-        return {"batches_done": batches.processed}
+        """Position in the training stream, over all processes: epoch, and samples of it that were trained on."""
+        if self._steps is None or self.trainer is None:
+            return dict(zip(("epoch", "position"), self._start, strict=True))
+        progress: Any = self.trainer.fit_loop.epoch_loop.batch_progress
+        per_epoch = int(self.trainer.num_training_batches)
+        epoch, position = self._start
+        batches = progress.total.processed - self._batches_before
+        first = per_epoch - self._epoch_batches_before
+        if batches >= first:
+            epochs, batches = divmod(batches - first, per_epoch)
+            epoch, position = epoch + 1 + epochs, 0
+        return {"epoch": epoch, "position": self._steps.shares.edge(batches, position)}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """Go on where the checkpoint was written."""
-        self._batches_done = state_dict["batches_done"]
+        self._start = state_dict["epoch"], state_dict["position"]
+        self._restored = True
 
-    def _evaluation(self, split: Split) -> DataLoader:
-        data = HO3Pairs(self.index(split), EVALUATION_FIELDS)
-        assert self.trainer is not None
-        mine = range(self.trainer.global_rank, len(data), self.trainer.world_size)
-        return self._loader(data, self.batch_size, [(0, i) for i in mine])
+    def _align_progress(self, shares: Shares, progress: Any) -> None:
+        """Tell Lightning how many batches of this run's size the restored epoch has behind it."""
+        position = self._start[1]
+        if self._restored:
+            whole = shares.num_steps()
+            done = whole - shares.num_steps(position) if position else whole * (progress.current.processed > 0)
+            shift = done - progress.current.processed
+            for name in ("ready", "started", "processed", "completed"):
+                setattr(progress.current, name, getattr(progress.current, name) + shift)
+        self._batches_before = progress.total.processed
+        self._epoch_batches_before = progress.current.processed if position else 0
 
-    def _loader(self, data: HO3Pairs, batch_size: int, addresses: Iterable[tuple[int, int]]) -> DataLoader:
-        return DataLoader(
-            data,
-            batch_size=batch_size,
-            sampler=addresses,
-            num_workers=self.num_workers,
-            collate_fn=default_collate,
-            pin_memory=torch.cuda.is_available(),
-            persistent_workers=self.num_workers > 0,
-        )
+    def _evaluation(self, split: Split) -> BatchLoader:
+        shards = self.index(split)
+        shares = self._shares(shards, "validation" if split == "val" else split)
+        return self._loader(shards, EVALUATION_FIELDS, EvaluationSteps(shares), shares)
 
+    def _shares(self, shards: Shards, name: str) -> Shares:
+        rank, world_size = (self.trainer.global_rank, self.trainer.world_size) if self.trainer else (0, 1)
+        if len(shards) < world_size:
+            raise InputError(
+                f"{self.shards}: {len(shards)} {name} samples for {world_size} processes; use fewer devices"
+            )
+        return Shares(len(shards), self.batch_size, rank, world_size)
 
-def _keypoints(info: SampleInfo, side: int) -> Tensor:
-    if info.keypoints is None:
-        return torch.full((21, 2), torch.nan)
-    return torch.tensor(info.keypoints) * 2 / side - 1
+    def _loader(
+        self, shards: Shards, fields: Sequence[Field], steps: Steps, shares: Shares, latents: bool = False
+    ) -> BatchLoader:
+        tally = self._tally(-(-shares.num_samples // shares.world_size))
+        pin_memory = self.trainer is not None and self.trainer.strategy.root_device.type == "cuda"
+        reader = BatchReader(shards, fields, tally, latents, pin_memory)
+        return BatchLoader(reader, steps, self.num_workers, refill=isinstance(steps, TrainingSteps))
+
+    def _tally(self, num_samples: int) -> Tally:
+        tally = Tally(str(self.shards), self.on_error, self.max_bad_fraction, num_samples)
+        self._tallies.append(tally)
+        return tally
 
 
 def _to_float(name: str, value: Any, image_size: int | None) -> Any:
@@ -220,7 +210,8 @@ def _to_float(name: str, value: Any, image_size: int | None) -> Any:
     if name not in get_args(Field):
         return value
     is_mask = name in ("hand", "object")
-    pictures = value.float() if is_mask else value.float() / 127.5 - 1
+    pictures = value.to(torch.float32, memory_format=torch.contiguous_format)
+    pictures = pictures if is_mask else pictures / 127.5 - 1
     if image_size is None or pictures.shape[-1] == image_size:
         return pictures
     if is_mask:

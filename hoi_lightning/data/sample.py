@@ -1,23 +1,23 @@
 """One HO3Pairs sample and its members in a shard: the treaty between `data_prep` and training.
 
 A shard is a plain WebDataset tar. The decoder table is closed: the members named here are read, nothing else is, and
-nothing is ever unpickled. Pictures are decoded by Pillow, which survives the malformed PNGs that crash faster decoders.
+nothing is ever unpickled.
 """
 
 import io
 import json
-from collections.abc import Collection, Mapping
-from dataclasses import asdict, dataclass
+from collections.abc import Callable, Collection, Mapping
+from dataclasses import dataclass
 from typing import Any, Literal, get_args
 
 import numpy as np
 from PIL import Image
 
+from hoi_lightning.data.decode import MAX_SIDE, decode_mask, encode_mask
 from hoi_lightning.errors import InputError
 from hoi_lightning.hand_proxy import Layout
 
 SCHEMA = 1
-MAX_SIDE = 4096  # of a stored crop, in pixels; a larger picture in a shard is refused before it is decoded
 
 Field = Literal["hoi", "obj", "sdedit", "hand", "object", "latents"]
 MEMBERS: dict[Field, str] = {
@@ -97,10 +97,26 @@ class HOISample:
     object: np.ndarray | None = None
 
 
-def encode(sample: HOISample) -> dict[str, Any]:
+def encode_jpeg(picture: np.ndarray) -> bytes:
+    """Encode uint8 (H, W, 3) at quality 95 with 4:2:0 chroma."""
+    buffer = io.BytesIO()
+    Image.fromarray(picture).save(buffer, "JPEG", quality=95, subsampling="4:2:0")
+    return buffer.getvalue()
+
+
+def encode(
+    sample: HOISample,
+    jpeg: Callable[[np.ndarray], bytes] = encode_jpeg,
+    png: Callable[[np.ndarray], bytes] = encode_mask,
+) -> dict[str, Any]:
     """Turn a sample into a WebDataset record: `__key__` and one bytes member per picture.
 
     Same sample, same bytes. JPEG at quality 95 with 4:2:0 chroma, masks as 1-bit PNG, JSON with sorted keys.
+
+    Args:
+        sample: all but its `sdedit` must be there.
+        jpeg: encodes a picture.
+        png: encodes a mask, with unfiltered rows.
 
     Raises:
         ValueError: the key holds a dot or a slash, which WebDataset would split.
@@ -112,11 +128,12 @@ def encode(sample: HOISample) -> dict[str, Any]:
     for field in photographs:
         pixels = getattr(sample, field)
         if pixels is not None:
-            record[MEMBERS[field]] = _to_bytes(Image.fromarray(pixels), "JPEG", quality=95, subsampling="4:2:0")
+            record[MEMBERS[field]] = jpeg(pixels)
     masks: tuple[Field, ...] = ("hand", "object")
     for field in masks:
-        record[MEMBERS[field]] = _to_bytes(Image.fromarray(getattr(sample, field)).convert("1"), "PNG")
-    record["json"] = json.dumps(asdict(sample.info), sort_keys=True).encode()
+        record[MEMBERS[field]] = png(getattr(sample, field))
+    info = vars(sample.info) | {"layout": vars(sample.info.layout)}  # not `asdict`, which copies every number
+    record["json"] = json.dumps(info, sort_keys=True).encode()
     return record
 
 
@@ -152,10 +169,12 @@ def decode_info(members: Mapping[str, bytes]) -> SampleInfo:
         record = json.loads(members["json"])
     except KeyError:
         raise InputError(f"a sample has no json member, only {sorted(members)}; is this an HO3Pairs shard?") from None
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise InputError(
-            f"a sample's json member is malformed ({error}); rebuild the shard with `make shards`"
+            f"a sample's json is no sample record ({error}); rebuild the shard with `make shards`"
         ) from None
+    if not isinstance(record, dict):
+        raise InputError("a sample's json is no sample record; rebuild the shard with `make shards`")
     if record.get("schema") != SCHEMA:
         raise InputError(
             f"sample {record.get('key')}: schema {record.get('schema')}, this version reads {SCHEMA}; "
@@ -171,18 +190,13 @@ def decode_info(members: Mapping[str, bytes]) -> SampleInfo:
         raise InputError(f"sample {record.get('key')}: json does not fit schema {SCHEMA} ({error})") from None
 
 
-def _to_bytes(image: Image.Image, kind: str, **options: Any) -> bytes:
-    buffer = io.BytesIO()
-    image.save(buffer, kind, **options)
-    return buffer.getvalue()
-
-
 def _decode_picture(data: bytes, name: str, key: str) -> np.ndarray:
-    is_mask = name.endswith(".png")
     try:
-        with Image.open(io.BytesIO(data), formats=["PNG" if is_mask else "JPEG"]) as image:
+        if name.endswith(".png"):
+            return decode_mask(data)
+        with Image.open(io.BytesIO(data), formats=["JPEG"]) as image:
             if max(image.size) > MAX_SIDE:
-                raise InputError(f"sample {key}: {name} is {image.size}, over {MAX_SIDE} pixels a side")
-            return np.array(image.convert("1" if is_mask else "RGB"))
-    except (OSError, SyntaxError, ValueError) as error:
+                raise ValueError(f"is {image.size[0]}x{image.size[1]}, over {MAX_SIDE} pixels a side")
+            return np.array(image.convert("RGB"))
+    except Exception as error:  # whatever a decoder makes of a stranger's bytes is that file's fault
         raise InputError(f"sample {key}: {name} cannot be decoded ({error})") from None

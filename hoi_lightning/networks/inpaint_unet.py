@@ -127,7 +127,8 @@ def prompt_embedding(folder: str, prompt: str, width: int, revision: str | None 
         encoder = CLIPTextModel.from_pretrained(folder, subfolder="text_encoder", revision=revision)
     except (OSError, ValueError) as error:
         raise InputError(missing_pretrained(folder, "text_encoder", error)) from None
-    tokens = tokenizer(prompt, padding="max_length", max_length=tokenizer.model_max_length, return_tensors="pt")
+    length = tokenizer.model_max_length
+    tokens = tokenizer(prompt, padding="max_length", truncation=True, max_length=length, return_tensors="pt")
     with torch.no_grad():
         return encoder(tokens.input_ids)[0].float()
 
@@ -170,6 +171,7 @@ def save_inpaint_folder(
         parts["unet"].fuse_lora()
         parts["unet"].unload_lora()
     for name, part in parts.items():
+        part.register_to_config(_name_or_path="")  # of this machine
         torch.nn.Module.to(part, dtype).save_pretrained(folder / name)
     # what is null is handed to `StableDiffusionInpaintPipeline.from_pretrained` as None
     absent = ("text_encoder", "tokenizer", "safety_checker", "feature_extractor", "image_encoder")

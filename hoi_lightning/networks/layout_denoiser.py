@@ -1,62 +1,62 @@
 """MaskNet's network: a U-Net encoder over the picture and a layout token that attends to its bottleneck."""
 
 from collections.abc import Sequence
+from typing import Literal
 
 import torch
 from diffusers.models.attention import BasicTransformerBlock
-from diffusers.models.embeddings import TimestepEmbedding, Timesteps
-from diffusers.models.unets.unet_2d_blocks import UNetMidBlock2D, get_down_block
 from torch import Tensor, nn
+
+from hoi_lightning.errors import InputError
+from hoi_lightning.networks.unet_encoder import DownBlockType, UNetEncoder
+
+ImageFeatures = Literal["every_step", "once"]
 
 
 class LayoutDenoiser(nn.Module):
     """Predict a denoised layout from the object picture, the noisy layout's splat and the noisy layout (paper, 1.2).
 
-    The decoder half of the U-Net is not built: nothing reads it.
+    `every_step` is the paper's form: the splat M(l_t) is among the encoder's seven input channels, so the encoder runs
+    at each step. `once` encodes the object picture alone; each step then adds the splat to the bottleneck's cells and
+    runs nothing but the head.
 
     Args:
-        channels: width of each level; the resolution halves between levels.
-        layers_per_block: residual blocks per level.
-        attention_levels: how many of the last levels have self-attention.
-        heads_dim: width of one attention head; divides the last level's width.
+        channels: see `UNetEncoder`.
+        layers_per_block: see `UNetEncoder`.
+        down_block_types: see `UNetEncoder`.
+        heads_dim: see `UNetEncoder`; divides the last level's width.
+        norm_groups: see `UNetEncoder`.
         head_layers: transformer blocks of the layout token.
-        stem_stride: stride of the first convolution; 2 quarters the cost of the first level.
+        stem_stride: see `UNetEncoder`.
+        image_features: how often the encoder runs while one layout is sampled.
+
+    Raises:
+        InputError: the widths do not fit each other.
     """
 
     def __init__(
         self,
-        channels: Sequence[int] = (128, 256, 384, 512),
-        layers_per_block: int = 2,
-        attention_levels: int = 2,
-        heads_dim: int = 64,
-        head_layers: int = 2,
-        stem_stride: int = 1,
+        channels: Sequence[int],
+        layers_per_block: int,
+        down_block_types: Sequence[DownBlockType],
+        heads_dim: int,
+        norm_groups: int,
+        head_layers: int,
+        stem_stride: int,
+        image_features: ImageFeatures,
     ) -> None:
         super().__init__()
-        width, time_width = channels[-1], 4 * channels[0]
-        self.time = nn.ModuleList([Timesteps(channels[0], True, 0), TimestepEmbedding(channels[0], time_width)])
-        self.conv_in = nn.Conv2d(7, channels[0], 3, stem_stride, padding=1)
-        self.down_blocks = nn.ModuleList(
-            get_down_block(
-                "AttnDownBlock2D" if level >= len(channels) - attention_levels else "DownBlock2D",
-                num_layers=layers_per_block,
-                in_channels=channels[max(level - 1, 0)],
-                out_channels=channels[level],
-                temb_channels=time_width,
-                add_downsample=level < len(channels) - 1,
-                downsample_padding=1,
-                resnet_eps=1e-5,
-                resnet_act_fn="silu",
-                resnet_groups=8,
-                attention_head_dim=heads_dim,
-                downsample_type="conv",
-            )
-            for level in range(len(channels))
-        )
-        self.mid_block = UNetMidBlock2D(
-            width, temb_channels=time_width, attention_head_dim=heads_dim, resnet_groups=8, resnet_eps=1e-5
-        )
+        _check_widths(channels, down_block_types, heads_dim, norm_groups)
+        self.image_features = image_features
+        self.encoder = UNetEncoder(
+            7 if image_features == "every_step" else 3,
+            channels, layers_per_block, down_block_types, heads_dim, norm_groups, stem_stride,
+        )  # fmt: skip
+        width, time_width = channels[-1], self.encoder.time_width
         self.place = nn.Linear(2, width)
+        if image_features == "once":
+            self.splat_in = nn.Conv2d(1, width, self.encoder.shrinks, self.encoder.shrinks)
+            self.cells = nn.Sequential(nn.LayerNorm(width), nn.Linear(width, width), nn.SiLU(), nn.Linear(width, width))
         self.layout_in = nn.Linear(5, width)
         self.time_in = nn.Linear(time_width, width)
         self.head = nn.ModuleList(
@@ -69,11 +69,17 @@ class LayoutDenoiser(nn.Module):
         # what share of the noisy layout is the answer depends on t alone; attention takes thousands of steps to find it
         self.keep = nn.Linear(time_width, 5)
 
-    def forward(self, obj: Tensor, splat: Tensor, layout: Tensor, t: Tensor) -> Tensor:
+    def see(self, obj: Tensor) -> Tensor:
+        """What no step changes: the picture (B, 3, S, S) itself, or with `once` its bottleneck (B, C, h, w)."""
+        if self.image_features == "every_step":
+            return obj
+        return self.encoder(obj, self.encoder.embed(torch.zeros(len(obj), dtype=torch.int64, device=obj.device)))
+
+    def forward(self, seen: Tensor, splat: Tensor, layout: Tensor, t: Tensor) -> Tensor:
         """Predict the standardised layout's diffusion target.
 
         Args:
-            obj: object picture (B, 3, S, S) in [-1, 1].
+            seen: what `see` returned for the object pictures (B, 3, S, S), which are in [-1, 1].
             splat: M(l_t), (B, 1, S, S) in [0, 1].
             layout: noisy standardised layout (B, 5).
             t: timesteps (B,), int64.
@@ -81,17 +87,37 @@ class LayoutDenoiser(nn.Module):
         Returns:
             (B, 5).
         """
-        blend = obj * (1 - splat) + splat  # the hand region is painted white
-        h = self.conv_in(torch.cat([obj, splat, blend], dim=1))  # (B, 7, S, S), paper 1.2
-        embedding = self.time[1](self.time[0](t).to(h.dtype))
-        for block in self.down_blocks:
-            h, _ = block(h, embedding)
-        h = self.mid_block(h, embedding)
+        embedding = self.encoder.embed(t)
+        if self.image_features == "every_step":
+            blend = seen * (1 - splat) + splat  # the hand region is painted white
+            h = self.encoder(torch.cat([seen, splat, blend], dim=1), embedding)  # (B, 7, S, S), paper 1.2
+        else:
+            h = seen + self.splat_in(splat)
         tokens = h.flatten(2).transpose(1, 2) + self.place(_positions(h))  # (B, h·w, C)
+        if self.image_features == "once":
+            tokens = tokens + self.cells(tokens)
         token = (self.layout_in(layout) + self.time_in(embedding))[:, None]  # (B, 1, C)
         for block in self.head:
             token = block(token, encoder_hidden_states=tokens)
         return self.layout_out(token[:, 0]) + self.keep(embedding) * layout
+
+
+def _check_widths(
+    channels: Sequence[int], down_block_types: Sequence[DownBlockType], heads_dim: int, norm_groups: int
+) -> None:
+    if len(down_block_types) != len(channels):
+        raise InputError(
+            f"--model.down_block_types: {len(down_block_types)} for {len(channels)} --model.channels; give one each"
+        )
+    for width in channels:
+        if width % norm_groups:
+            raise InputError(f"--model.channels: {width} is no multiple of --model.norm_groups {norm_groups}")
+    if channels[-1] % heads_dim:
+        raise InputError(f"--model.channels: {channels[-1]} is no multiple of --model.heads_dim {heads_dim}")
+    for width, kind in zip(channels, down_block_types, strict=True):
+        heads = channels[-1] // heads_dim
+        if (kind == "AttnDownBlock2D" and width % heads_dim) or (kind == "CrossAttnDownBlock2D" and width % heads):
+            raise InputError(f"--model.channels: {width} cannot be split into heads by --model.heads_dim {heads_dim}")
 
 
 def _positions(h: Tensor) -> Tensor:

@@ -98,8 +98,12 @@ class HoiTask(LightningModule):
         if self.optimizer == "adamw":
             optimizer = torch.optim.AdamW(parameters, lr=self.learning_rate, weight_decay=self.weight_decay, fused=True)
         else:
-            from bitsandbytes.optim import AdamW8bit
-
+            try:
+                from bitsandbytes.optim import AdamW8bit
+            except ImportError:
+                raise InputError(
+                    "--model.optimizer adamw8bit: bitsandbytes is absent; `pip install bitsandbytes`, or use adamw"
+                ) from None
             optimizer = AdamW8bit(parameters, lr=self.learning_rate, weight_decay=self.weight_decay)
         max_steps = self.trainer.max_steps
         total = max_steps if max_steps > 0 else int(self.trainer.estimated_stepping_batches)

@@ -58,7 +58,6 @@ class FusionNet(HoiTask):
         min_snr_gamma: γ of the loss weight min(SNR, γ) / SNR for `epsilon`, / (SNR + 1) for `v_prediction`, min(SNR, γ)
             for `sample` (Hang et al. 2303.09556); None = 1.
         outside_weight: weight of the loss outside the hole.
-        hand_weight: extra weight of the loss on the true hand's pixels.
         timestep_power: t = T·u^p for uniform u; below 1 favours noisy timesteps.
         crop: side of random latent windows on hand and forearm to train on; None = whole pictures. A small-machine
             speed-up.
@@ -93,7 +92,6 @@ class FusionNet(HoiTask):
         context_dropout: float = 0.0,
         min_snr_gamma: float | None = None,
         outside_weight: float = 0.1,
-        hand_weight: float = 1.0,
         timestep_power: float = 1.0,
         crop: int | None = None,
         neighbourhood: bool = False,
@@ -130,7 +128,7 @@ class FusionNet(HoiTask):
         self.register_buffer("prompt_embeds", prompt_embedding(pretrained, PROMPT, width, revision))
         self.image_size, self.object_context, self.hole_dilation = image_size, object_context, hole_dilation
         self.hand_hole, self.full_hole, self.context_dropout = hand_hole, full_hole, context_dropout
-        self.min_snr_gamma, self.outside_weight, self.hand_weight = min_snr_gamma, outside_weight, hand_weight
+        self.min_snr_gamma, self.outside_weight = min_snr_gamma, outside_weight
         self.timestep_power, self.crop, self.neighbourhood = timestep_power, crop, neighbourhood
         self.sampler, self.revision = PRESETS[sampler], revision
 
@@ -171,7 +169,7 @@ class FusionNet(HoiTask):
     def loss(self, batch: dict[str, Any], generator: torch.Generator) -> dict[str, Tensor]:
         """Weighted squared error of the diffusion target at one timestep per sample."""
         hole = self.training_holes(batch, generator)
-        hole_z, hand_z = self._to_latent(hole), self._to_latent(batch["hand"])
+        hole_z = self._to_latent(hole)
         if "hoi_latents" in batch:
             if self.object_context == "masked":
                 raise InputError("--data.latents: cached are whole object pictures; use --model.object_context full")
@@ -183,7 +181,7 @@ class FusionNet(HoiTask):
             z0 = self.latents.encode(torch.lerp(batch["obj"], batch["hoi"], hole))
         if self.crop is not None and self.training and z0.shape[-1] > self.crop:
             corners = self._corners(self.window_centres(batch, generator), z0.shape[-1], generator)
-            z0, context, hole_z, hand_z = (windows(x, corners, self.crop) for x in (z0, context, hole_z, hand_z))
+            z0, context, hole_z = (windows(x, corners, self.crop) for x in (z0, context, hole_z))
         seen = torch.rand(len(z0), 1, 1, 1, generator=generator, device=z0.device) >= self.context_dropout
         context = context * seen
         num_timesteps = len(self.schedule.alpha_bar)
@@ -193,7 +191,8 @@ class FusionNet(HoiTask):
         output = self._predict(self.schedule.q_sample(z0, t, eps), t, hole_z, context)
         error = (output - self.schedule.target(z0, eps, t, self.prediction_type)).square()
         error = error * self._snr_weight(t)[:, None, None, None]
-        weight = self.outside_weight + (1 - self.outside_weight) * hole_z + self.hand_weight * hand_z * hole_z
+        # no weight may depend on the target, where the hand is: it would tilt the samples towards more hand
+        weight = self.outside_weight + (1 - self.outside_weight) * hole_z
         return {
             "loss": (weight * error).sum() / (weight.sum() * error.shape[1]),
             "loss_hole": (hole_z * error).sum() / (hole_z.sum() * error.shape[1]).clamp(min=1),
@@ -261,10 +260,9 @@ class FusionNet(HoiTask):
         x_T, timesteps = noise(known), self.schedule.timesteps(sampler.num_steps)
         if sampler.composition == "off":
             return sample_ddim(denoise, x_T, self.schedule, timesteps, noise, sampler.eta)
-        visits = sampler.jump_n_sample if sampler.composition == "repaint" else 1
         return sample_repaint(
             denoise, x_T, self.schedule, timesteps, noise, known, 1 - hole_z,
-            sampler.jump_length, visits, sampler.start_resampling, sampler.eta,
+            sampler.jump_length, sampler.visits, sampler.start_resampling, sampler.eta,
         )  # fmt: skip
 
     def panels(self, batch: dict[str, Any], seed: int) -> dict[str, list[np.ndarray]]:

@@ -31,7 +31,7 @@ class InpaintBase(FusionNet):
             side = self.crop * self.latents.factor
             corners = torch.randint(obj.shape[-1] - side + 1, (len(obj), 2), generator=generator, device=obj.device)
             obj = windows(obj, corners, side)
-        return super().loss(batch | {"obj": obj, "hoi": obj, "hand": torch.zeros_like(obj[:, :1])}, generator)
+        return super().loss(batch | {"obj": obj, "hoi": obj}, generator)
 
 
 def random_strokes(count: int, size: int, generator: torch.Generator, strokes: int = 2) -> Tensor:

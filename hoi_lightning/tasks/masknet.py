@@ -3,44 +3,65 @@
 from collections.abc import Sequence
 from typing import Any, Literal
 
-import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from hoi_lightning.diffusion.ddpm import SampleNoise, sample_ddim
+from hoi_lightning.diffusion.ddpm import Denoiser, SampleNoise
+from hoi_lightning.diffusion.guided import guide, mix
+from hoi_lightning.diffusion.samplers import Sampler, sample
 from hoi_lightning.diffusion.schedule import NoiseSchedule, PredictionType
-from hoi_lightning.hand_proxy import Layout, contact, draw_layouts, splat
-from hoi_lightning.networks.layout_denoiser import LayoutDenoiser
-from hoi_lightning.tasks.base import HoiTask
+from hoi_lightning.errors import InputError
+from hoi_lightning.guidance import Guidance
+from hoi_lightning.hand_proxy import splat
+from hoi_lightning.metrics.layout_stream import LayoutFigures
+from hoi_lightning.metrics.loss_buckets import LossBuckets
+from hoi_lightning.networks.init_from import InitReport, init_from
+from hoi_lightning.networks.layout_denoiser import ImageFeatures, LayoutDenoiser
+from hoi_lightning.networks.unet_encoder import DownBlockType
+from hoi_lightning.tasks.base import Optimizer
+from hoi_lightning.tasks.layout_task import LayoutTask
 
 SPLAT_SIZE = 64  # side of the splats that L_mask compares, in pixels
+X0_LIMIT = 10.0  # standard deviations; ε-prediction divides by √ᾱ, which is 5e-5 at t = T
+SAMPLING = ("sampler", "sample_steps", "guidance_scale", "metric_draws")  # a checkpoint does not decide these
 
 
-class MaskNet(HoiTask):
+class MaskNet(LayoutTask):
     """Sample where a hand would go (paper, section 1.2).
 
     Layouts are standardised with the mean and standard deviation of the training shards, which the checkpoint keeps.
 
     Args:
-        channels: see `LayoutDenoiser`.
-        layers_per_block: see `LayoutDenoiser`.
-        attention_levels: see `LayoutDenoiser`.
-        heads_dim: see `LayoutDenoiser`.
+        channels: see `UNetEncoder`.
+        layers_per_block: see `UNetEncoder`.
+        down_block_types: see `UNetEncoder`.
+        heads_dim: see `UNetEncoder`.
+        norm_groups: see `UNetEncoder`.
         head_layers: see `LayoutDenoiser`.
-        stem_stride: see `LayoutDenoiser`.
+        stem_stride: see `UNetEncoder`.
+        image_features: see `LayoutDenoiser`.
+        init_from: diffusers U-Net, hub id or folder, whose encoder a new run starts from as far as names and shapes
+            agree; a resumed run and a checkpoint have no need of it.
         image_size: side in pixels of the object picture that the network sees.
+        image_dropout: share of training pictures that are hidden, for classifier-free guidance.
         prediction_type: what the network predicts; `sample` is eq. 5 as printed.
         noise_schedule: of the layout diffusion.
         num_train_timesteps: T.
         mask_loss: eq. 7 is `l2`, the squared distance summed over pixels; `l1` sums the absolute one.
+        mask_scale: factor of L_mask; 0 trains on L_para alone.
         mask_weight: weight of L_mask at timestep t: 1, or ᾱ_t, which mutes it where the estimate of l0 is a mere mean.
         lambda_para: λ of eq. 8, L_mask + λ·L_para.
-        sample_steps: DDIM steps of `sample`.
+        sampler: of `sample`; None = `ddim`, and `repaint` under guidance. This and what follows up to `metric_draws` is
+            no part of a checkpoint.
+        sample_steps: network calls of one sample.
+        guidance_scale: of classifier-free guidance; 1 = none.
+        metric_draws: layouts per picture in validation and test.
         learning_rate: see `HoiTask`.
         weight_decay: see `HoiTask`.
         warmup_steps: see `HoiTask`.
         lr_schedule: see `HoiTask`.
+        optimizer: see `HoiTask`.
         seed: see `HoiTask`.
     """
 
@@ -51,136 +72,181 @@ class MaskNet(HoiTask):
         self,
         channels: tuple[int, ...] = (128, 256, 384, 512),
         layers_per_block: int = 2,
-        attention_levels: int = 2,
+        down_block_types: tuple[DownBlockType, ...] = (
+            "DownBlock2D",
+            "DownBlock2D",
+            "AttnDownBlock2D",
+            "AttnDownBlock2D",
+        ),
         heads_dim: int = 64,
+        norm_groups: int = 32,
         head_layers: int = 2,
         stem_stride: int = 1,
+        image_features: ImageFeatures = "every_step",
+        init_from: str | None = None,
         image_size: int = 64,
+        image_dropout: float = 0.0,
         prediction_type: PredictionType = "sample",
         noise_schedule: Literal["linear", "scaled_linear", "squaredcos_cap_v2"] = "squaredcos_cap_v2",
         num_train_timesteps: int = 1000,
         mask_loss: Literal["l2", "l1"] = "l2",
+        mask_scale: float = 1.0,
         mask_weight: Literal["constant", "alpha_bar"] = "constant",
         lambda_para: float = 100.0,
+        sampler: Sampler | None = None,
         sample_steps: int = 25,
+        guidance_scale: float = 1.0,
+        metric_draws: int = 8,
         learning_rate: float = 1e-4,
         weight_decay: float = 1e-2,
         warmup_steps: int = 0,
         lr_schedule: Literal["constant", "cosine"] = "constant",
+        optimizer: Optimizer = "adamw",
         seed: int = 0,
     ) -> None:
-        super().__init__(learning_rate, weight_decay, warmup_steps, lr_schedule, seed)
-        self.save_hyperparameters()
-        self.net = LayoutDenoiser(channels, layers_per_block, attention_levels, heads_dim, head_layers, stem_stride)
+        super().__init__(learning_rate, weight_decay, warmup_steps, lr_schedule, seed, optimizer)
+        self.save_hyperparameters(ignore=SAMPLING)
+        self.net = LayoutDenoiser(
+            channels, layers_per_block, down_block_types, heads_dim, norm_groups, head_layers, stem_stride,
+            image_features,
+        )  # fmt: skip
+        if image_size % self.net.encoder.shrinks:
+            raise InputError(f"--model.image_size {image_size}: must be a multiple of {self.net.encoder.shrinks}")
         self.schedule = NoiseSchedule(noise_schedule, num_train_timesteps)
-        self.prediction_type, self.image_size, self.sample_steps = prediction_type, image_size, sample_steps
-        self.mask_loss, self.mask_weight, self.lambda_para = mask_loss, mask_weight, lambda_para
+        self.prediction_type, self.image_size, self.image_dropout = prediction_type, image_size, image_dropout
+        self.mask_loss, self.mask_scale, self.mask_weight = mask_loss, mask_scale, mask_weight
+        self.lambda_para, self.init_from = lambda_para, init_from
+        self.sampler, self.sample_steps, self.guidance_scale = sampler, sample_steps, guidance_scale
+        self.metric_draws = metric_draws
         self.register_buffer("layout_mean", torch.zeros(5))
         self.register_buffer("layout_std", torch.ones(5))
+        self.buckets = LossBuckets(num_train_timesteps)
+        self.layout_figures = LayoutFigures()
+        self._truth = None
+        self._initialised: InitReport | InputError | None = None
 
     def setup(self, stage: str) -> None:
-        """Take the layout statistics of the training shards; a resumed checkpoint brings its own."""
+        """Take the layout statistics of the training shards and pretrained weights; a checkpoint brings its own."""
+        super().setup(stage)
         if stage == "fit":
             mean, std = self.trainer.datamodule.layout_statistics()  # type: ignore[attr-defined]
             self.layout_mean.copy_(mean)
             self.layout_std.copy_(std.clamp(min=1e-3))
+            if self.init_from is not None:
+                try:
+                    self._initialised = init_from(self.net.encoder, self.init_from)
+                except InputError as error:
+                    self._initialised = error
+
+    def on_train_start(self) -> None:
+        """Tell where a new run starts from; only now is it known whether a checkpoint is resumed.
+
+        Raises:
+            InputError: there is nothing at `init_from`.
+        """
+        super().on_train_start()
+        if self.global_step == 0 and isinstance(self._initialised, InputError):
+            raise self._initialised
+        if self.global_step == 0 and self._initialised is not None and self.trainer.is_global_zero:
+            print(self._initialised)
 
     def loss(self, batch: dict[str, Any], generator: torch.Generator) -> dict[str, Tensor]:
         """L_mask + λ·L_para (eqs. 5-8) at a uniformly drawn timestep."""
-        layout = batch["layout"]
+        layout, obj = batch["layout"], self._resize(batch["obj"])
         x0 = (layout - self.layout_mean) / self.layout_std
         t = torch.randint(len(self.schedule.alpha_bar), (len(x0),), generator=generator, device=x0.device)
         eps = torch.randn(x0.shape, generator=generator, device=x0.device)
+        if self.training and self.image_dropout > 0:
+            shown = torch.rand(len(obj), generator=generator, device=x0.device) >= self.image_dropout
+            obj = obj * shown[:, None, None, None]
         x_t = self.schedule.q_sample(x0, t, eps)
-        output = self._predict(self._see(batch["obj"]), x_t, t).float()
-        para = F.mse_loss(output, self.schedule.target(x0, eps, t, self.prediction_type))  # eq. 6
-        x0_hat = self.schedule.to_x0(output, x_t, t, self.prediction_type)
-        difference = splat(layout, SPLAT_SIZE) - splat(self._destandardise(x0_hat), SPLAT_SIZE)  # eq. 7
+        output = self._predict(self.net.see(obj), x_t, t).float()
+        error = output - self.schedule.target(x0, eps, t, self.prediction_type)
+        para = error.square().mean(dim=1)  # eq. 6
+        drawn = splat(self._destandardise(self._to_x0(output, x_t, t)), SPLAT_SIZE)
+        difference = splat(layout, SPLAT_SIZE) - drawn  # eq. 7
         distance = difference.square() if self.mask_loss == "l2" else difference.abs()
         weight = self.schedule.alpha_bar.to(x0)[t] if self.mask_weight == "alpha_bar" else torch.ones_like(x0[:, 0])
-        mask = (weight * distance.sum(dim=(1, 2, 3))).mean()
-        return {"loss": mask + self.lambda_para * para, "loss_mask": mask, "loss_para": para}  # eq. 8
+        mask = self.mask_scale * weight * distance.sum(dim=(1, 2, 3))
+        self.buckets.update(t, mask, para, *self._slopes(mask, error, output))
+        loss = mask.mean() + self.lambda_para * para.mean()  # eq. 8
+        return {"loss": loss, "loss_mask": mask.mean(), "loss_para": para.mean()}
 
     @torch.no_grad()
-    def sample(self, obj: Tensor, seeds: Sequence[int], num_steps: int | None = None) -> Tensor:
-        """Sample one layout per picture.
+    def sample(
+        self,
+        obj: Tensor,
+        seeds: Sequence[int],
+        num_steps: int | None = None,
+        sampler: Sampler | None = None,
+        guidance: Guidance | None = None,
+        guidance_scale: float | None = None,
+    ) -> Tensor:
+        """Sample layouts, the same number for each picture.
 
         Args:
             obj: object pictures (B, 3, H, W) in [-1, 1], square, of any size.
-            seeds: one per picture; a layout depends on its own seed and picture only.
-            num_steps: DDIM steps, `sample_steps` when None.
+            seeds: B·K, the K of the first picture first; a layout depends on its own seed and picture only.
+            num_steps: network calls, `sample_steps` when None.
+            sampler: another than the task's.
+            guidance: wishes; what has a batch dimension in them has B·K rows.
+            guidance_scale: another than the task's; 1 = no classifier-free guidance.
 
         Returns:
-            Layouts (B, 5) with unit b and a > 0.
+            Layouts (B·K, 5) with unit b and a > 0.
+
+        Raises:
+            InputError: classifier-free guidance of a network that never trained without its picture.
         """
-        picture, noise = self._see(obj), SampleNoise(seeds)
+        noise, per_picture = SampleNoise(seeds), len(seeds) // len(obj)
+        picture, scale = self._resize(obj), self.guidance_scale if guidance_scale is None else guidance_scale
+        denoise = self._denoiser(picture, per_picture)
+        if scale != 1:
+            if self.image_dropout == 0:
+                raise InputError(f"guidance_scale {scale:g}: this MaskNet was trained with --model.image_dropout 0")
+            denoise = mix(denoise, self._denoiser(torch.zeros_like(picture), per_picture), scale)
+        x_T = noise(torch.empty(len(seeds), 5, device=obj.device))
+        fixed, known, keep_mask = None, None, None
+        if guidance is not None and guidance.energies:
+            wish = guidance
+            denoise = guide(denoise, self.schedule, lambda x0: wish.energy(self._destandardise(x0)))
+        if guidance is not None and guidance.fixed is not None:
+            fixed = guidance.fixed.to(x_T).expand_as(x_T)
+            keep_mask = (~fixed.isnan()).to(x_T)
+            known = ((fixed - self.layout_mean) / self.layout_std).nan_to_num()
+        steps = self.sample_steps if num_steps is None else num_steps
+        # without resampling the free numbers hardly learn of the fixed ones
+        sampler = sampler or self.sampler or ("ddim" if guidance is None else "repaint")
+        x0 = sample(denoise, x_T, self.schedule, steps, noise, sampler, known, keep_mask)
+        layouts = self._destandardise(x0)
+        direction = F.normalize(layouts[:, 3:], eps=1e-6)
+        layouts = torch.cat([layouts[:, :1].abs().clamp(min=1e-3), layouts[:, 1:3], direction], dim=1)
+        return layouts if fixed is None else torch.where(fixed.isnan(), layouts, fixed)
 
-        def denoise(x_t: Tensor, t: Tensor) -> Tensor:
-            return self.schedule.to_x0(self._predict(picture, x_t, t).float(), x_t, t, self.prediction_type)
+    def _slopes(self, mask: Tensor, error: Tensor, output: Tensor) -> tuple[Tensor, Tensor]:
+        """|∂L_mask/∂output| and |∂λL_para/∂output| (B,); their ratio is the one with respect to l̂0."""
+        para_slope = self.lambda_para * 2 / 5 * error.norm(dim=1)
+        if not mask.requires_grad:
+            return torch.zeros_like(para_slope), torch.zeros_like(para_slope)
+        (gradient,) = torch.autograd.grad(mask.sum(), output, retain_graph=True)
+        return gradient.norm(dim=1), para_slope
 
-        x_T = noise(torch.empty(len(obj), 5, device=obj.device))
-        timesteps = self.schedule.timesteps(num_steps or self.sample_steps)
-        layout = self._destandardise(sample_ddim(denoise, x_T, self.schedule, timesteps, noise))
-        direction = F.normalize(layout[:, 3:], eps=1e-6)
-        return torch.cat([layout[:, :1].abs().clamp(min=1e-3), layout[:, 1:3], direction], dim=1)
+    def _denoiser(self, picture: Tensor, per_picture: int) -> Denoiser:
+        seen = self.net.see(picture).repeat_interleave(per_picture, dim=0)
+        return lambda x_t, t: self._to_x0(self._predict(seen, x_t, t).float(), x_t, t)
 
-    def panels(self, batch: dict[str, Any], seed: int) -> dict[str, list[np.ndarray]]:
-        """Columns of a sample grid: object, eight sampled layouts, the true one; uint8 (S, S, 3) each."""
-        sampled = self._draws(batch, seed)
-        pictures = ((batch["obj"].float() + 1) * 127.5).round().byte().permute(0, 2, 3, 1).cpu().numpy()
-        return {
-            "object": list(pictures),
-            "sampled layouts": [
-                draw_layouts(picture, [Layout.from_tensor(draw[i]) for draw in sampled])
-                for i, picture in enumerate(pictures)
-            ],
-            "truth": [
-                draw_layouts(picture, [Layout.from_tensor(layout)])
-                for picture, layout in zip(pictures, batch["layout"].cpu(), strict=True)
-            ],
-        }
+    def _to_x0(self, output: Tensor, x_t: Tensor, t: Tensor) -> Tensor:
+        return self.schedule.to_x0(output, x_t, t, self.prediction_type).clamp(-X0_LIMIT, X0_LIMIT)
 
-    def figures(self, batch: dict[str, Any], seed: int) -> dict[str, np.ndarray]:
-        """Scatter plots of sampled and recorded layouts, uint8 (H, W, 3)."""
-        from matplotlib.backends.backend_agg import FigureCanvasAgg
-        from matplotlib.figure import Figure
-
-        figure = Figure(figsize=(7, 3.2), layout="constrained")
-        canvas, axes = FigureCanvasAgg(figure), figure.subplots(1, 2)
-        for name, layouts in (("sampled", torch.cat(self._draws(batch, seed))), ("recorded", batch["layout"].cpu())):
-            a, x, y, b1, b2 = layouts.unbind(1)
-            axes[0].scatter(x, y, s=14, label=name)
-            axes[1].scatter(torch.atan2(b2, b1).rad2deg(), a**2 / 2, s=14, label=name)
-        axes[0].set(xlim=(-1.2, 1.2), ylim=(1.2, -1.2), aspect="equal", xlabel="x", ylabel="y", title="centre, NDC")
-        axes[1].set(xlim=(-180, 180), xlabel="forearm angle, degrees", ylabel="radius, NDC", title="direction and size")
-        axes[0].legend()
-        canvas.draw()
-        return {"layout_scatter": np.asarray(canvas.buffer_rgba())[..., :3].copy()}
-
-    def validation_step(self, batch: dict[str, Any], batch_idx: int) -> None:
-        """The loss, and how often a sampled hand touches the object."""
-        super().validation_step(batch, batch_idx)
-        sampled = self.sample(batch["obj"], [self.seed] * len(batch["key"]))
-        touching = contact(sampled, batch["object"] > 0.5).float().mean()
-        self.log("val/contact", touching, batch_size=len(batch["key"]), sync_dist=True)
-
-    def predict_step(self, batch: dict[str, Any], batch_idx: int) -> dict[str, Any]:
-        """One layout per object picture."""
-        seeds = self.key_seeds(batch["key"])
-        return {"layout": self.sample(batch["obj"], seeds), "seed": seeds}
-
-    def _draws(self, batch: dict[str, Any], seed: int) -> list[Tensor]:
-        return [self.sample(batch["obj"], [seed + k] * len(batch["key"])).cpu() for k in range(8)]
-
-    def _see(self, obj: Tensor) -> Tensor:
+    def _resize(self, obj: Tensor) -> Tensor:
         if obj.shape[-1] == self.image_size:
             return obj
         return F.interpolate(obj, size=(self.image_size, self.image_size), mode="bilinear", antialias=True)
 
-    def _predict(self, picture: Tensor, x_t: Tensor, t: Tensor) -> Tensor:
+    def _predict(self, seen: Tensor, x_t: Tensor, t: Tensor) -> Tensor:
         with torch.no_grad():
             noisy_splat = splat(self._destandardise(x_t), self.image_size)  # M(l_t)
-        return self.net(picture, noisy_splat, x_t, t)
+        return self.net(seen, noisy_splat, x_t, t)
 
     def _destandardise(self, x: Tensor) -> Tensor:
         return x * self.layout_std + self.layout_mean

@@ -1,0 +1,308 @@
+"""`python -m hoi_lightning bench painting`: does RePaint's resampling help, and what does each sampler cost?
+
+FusionNet paints the same pictures at their recorded layouts with every sampler; beside it stand the object picture as
+it is and a training hand pasted at the same place. Intervals are 95 % bootstraps over (category, instance). A stopped
+run goes on where it was.
+"""
+
+import argparse
+import json
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from hoi_lightning.errors import InputError
+from hoi_lightning.generate import make_folder, whole_number, write_png, write_text
+from hoi_lightning.metrics.bootstrap import bootstrap_interval
+from hoi_lightning.provenance import git_commit
+
+if TYPE_CHECKING:
+    from hoi_lightning.data.reader import ShardIndex
+    from hoi_lightning.data.sample import SampleInfo
+    from hoi_lightning.diffusion.repaint import RePaintSampler
+    from hoi_lightning.metrics.image import ImageMetrics
+    from hoi_lightning.tasks import FusionNet
+
+REFERENCES = ("object", "pasted")
+DRAWN = 8  # pictures on the sheet
+
+
+@dataclass(frozen=True)
+class Pair:
+    """A recorded pair.
+
+    Attributes:
+        info: its record.
+        hoi: uint8 (S, S, 3).
+        obj: uint8 (S, S, 3).
+        hand: bool (S, S).
+    """
+
+    info: "SampleInfo"
+    hoi: np.ndarray
+    obj: np.ndarray
+    hand: np.ndarray
+
+
+Paint = Callable[[Pair, int], np.ndarray]
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Declare the measurement's flags."""
+    parser.add_argument("--fusionnet", type=Path, required=True, help="checkpoint of a FusionNet run, or its folder")
+    parser.add_argument("--shards", type=Path, required=True, help="folder of HO3Pairs shards")
+    parser.add_argument("--split", choices=["val", "test"], default="test", help="part of the shards")
+    parser.add_argument("--out", type=Path, required=True, help="folder for the results, made if absent")
+    parser.add_argument("--pictures", type=whole_number(2), default=256, help="pictures of the split")
+    parser.add_argument("--paper-pictures", type=whole_number(0), default=64, help="of them, with the paper's preset")
+    parser.add_argument("--steps", type=whole_number(1), nargs="+", default=[10, 50], help="of the samplers")
+    parser.add_argument("--seed", type=whole_number(0), default=0, help="of all noise")
+    parser.add_argument("--device", default="auto", help="auto, cpu, cuda, cuda:1 or mps")
+
+
+def samplers(steps: Sequence[int]) -> dict[str, "RePaintSampler"]:
+    """The samplers that are compared, by name: composition, r, steps."""
+    from hoi_lightning.diffusion.repaint import PRESETS, RePaintSampler
+
+    arms: dict[str, RePaintSampler] = {}
+    for count in steps:
+        jump = min(5, count)
+        arms |= {
+            f"off-{count}": RePaintSampler(count, "off"),
+            f"replace-{count}": RePaintSampler(count, "replace"),
+            f"repaint-r2-{count}": RePaintSampler(count, "repaint", jump, 2),
+            f"repaint-r10-{count}": RePaintSampler(count, "repaint", jump, 10),
+        }
+    return arms | {"paper": PRESETS["paper"]}
+
+
+def run(args: argparse.Namespace) -> None:
+    """Paint, measure, and leave `painting.json`, `painting.md` and `painting.png` in `--out`.
+
+    Raises:
+        InputError: checkpoint or shards are missing or damaged, or the folder cannot be written.
+    """
+    from tqdm import tqdm
+
+    from hoi_lightning.data.reader import ShardIndex
+    from hoi_lightning.evaluate import spread
+    from hoi_lightning.metrics.image import image_metrics
+    from hoi_lightning.pipeline import find_device
+    from hoi_lightning.tasks import FusionNet
+
+    index, training = ShardIndex(args.shards, args.split), ShardIndex(args.shards, "train")
+    chosen = spread([index.info(i) for i in range(len(index))], args.pictures)
+    if len(chosen) < 2:
+        raise InputError(f"--shards {args.shards}: {len(chosen)} {args.split} samples; a distance needs at least 2")
+    device = find_device(args.device)
+    opened = FusionNet.from_pretrained if args.fusionnet.is_dir() else FusionNet.load
+    fusionnet = opened(args.fusionnet, device)
+    make_folder(args.out)
+    arms = samplers(args.steps)
+    paints: dict[str, Paint] = {"object": lambda pair, _: pair.obj, "pasted": _paster(training, args.seed)}
+    paints |= {name: _painter(fusionnet, sampler) for name, sampler in arms.items()}
+    metrics = image_metrics(device)
+    jobs = [(name, i) for name in paints for i in chosen[: args.paper_pictures if name == "paper" else len(chosen)]]
+    for name, i in tqdm(jobs, unit="picture", desc="painting"):
+        stem = args.out / "pictures" / name / f"{i:06d}"
+        if not stem.with_suffix(".json").is_file():
+            _measure(stem, _pair(index, i), paints[name], fusionnet, metrics, args.seed)
+    result = {
+        "provenance": {
+            "num_pictures": len(chosen),
+            "seed": args.seed,
+            "split": args.split,
+            "git_commit": git_commit(),
+            "fusionnet_sha256": fusionnet.checkpoint_hash,
+            "manifest_sha256": index.manifest_hash,
+            "lpips": metrics.lpips_name,
+        },
+        "rows": _rows(args.out, jobs, arms, index, metrics, args.seed),
+    }
+    write_text(args.out / "painting.json", json.dumps(result, indent=2) + "\n")
+    write_text(args.out / "painting.md", table(result))
+    _draw(args.out, list(paints), chosen, index)
+    print(table(result), end="")
+
+
+def _pair(index: "ShardIndex", i: int) -> Pair:
+    sample = index.sample(i, ("hoi", "obj", "hand"))
+    assert sample.hoi is not None
+    assert sample.obj is not None
+    assert sample.hand is not None
+    return Pair(sample.info, sample.hoi, sample.obj, sample.hand)
+
+
+def _painter(fusionnet: "FusionNet", sampler: "RePaintSampler") -> Paint:
+    import torch
+
+    def paint(pair: Pair, seed: int) -> np.ndarray:
+        obj = torch.from_numpy(pair.obj.copy()).permute(2, 0, 1)[None].to(fusionnet.device).float() / 127.5 - 1
+        layout = pair.info.layout.to_tensor()[None].to(fusionnet.device)
+        painted = fusionnet.sample(obj, layout, [seed], sampler)[0]
+        return ((painted + 1) * 127.5).round().clamp(0, 255).byte().permute(1, 2, 0).cpu().numpy()
+
+    return paint
+
+
+def _paster(training: "ShardIndex", seed: int) -> Paint:
+    """Pastes a random training hand, turned and scaled so that its layout is the recorded one."""
+    import torch
+    import torch.nn.functional as F
+
+    def frame(layout: Any) -> Any:
+        """Affine map (2, 3) from the layout's own frame, in radii and along the forearm, to NDC."""
+        a, x, y, b1, b2 = layout.to_tensor().tolist()
+        r, norm = a * a / 2, (b1 * b1 + b2 * b2) ** 0.5
+        return np.array([[r * b1 / norm, -r * b2 / norm, x], [r * b2 / norm, r * b1 / norm, y]])
+
+    def paint(pair: Pair, sample_seed: int) -> np.ndarray:
+        draw = np.random.default_rng([seed, sample_seed])
+        other = _pair(training, int(draw.integers(len(training))))
+        here, there = frame(pair.info.layout), frame(other.info.layout)
+        turn = there[:, :2] @ np.linalg.inv(here[:, :2])
+        theta = np.concatenate([turn, (there[:, 2] - turn @ here[:, 2])[:, None]], axis=1)
+        source = np.concatenate([other.hoi, 255 * other.hand[..., None]], axis=2).astype(np.float32)
+        picture = torch.from_numpy(source).permute(2, 0, 1)[None]
+        grid = F.affine_grid(torch.from_numpy(theta).float()[None], list(picture.shape), align_corners=False)
+        moved = F.grid_sample(picture, grid, align_corners=False)[0].permute(1, 2, 0).numpy()
+        inside = moved[..., 3] > 127
+        return np.where(inside[..., None], moved[..., :3].round().clip(0, 255).astype(np.uint8), pair.obj)
+
+    return paint
+
+
+def _measure(stem: Path, pair: Pair, paint: Paint, fusionnet: "FusionNet", metrics: "ImageMetrics", seed: int) -> None:
+    from PIL import Image
+
+    from hoi_lightning.diffusion.ddpm import sample_seeds
+    from hoi_lightning.metrics.image import as_batch, hole_crop, outside_max_diff
+    from hoi_lightning.metrics.layout import hole_recall
+    from hoi_lightning.metrics.seam import border_jump
+
+    (own,) = sample_seeds(seed, [pair.info.frame])
+    start = time.process_time()
+    painted = paint(pair, own)
+    seconds = time.process_time() - start
+    hole = fusionnet.hole_mask(pair.info.layout.to_tensor()[None])[0, 0].bool().cpu().numpy()
+    stem.parent.mkdir(parents=True, exist_ok=True)
+    write_png(stem.with_suffix(".png"), Image.fromarray(painted))
+    record = {
+        "lpips_hand": metrics.perceptual(*(as_batch([hole_crop(p, pair.hand)]) for p in (painted, pair.hoi))).item(),
+        "lpips": metrics.perceptual(as_batch([painted]), as_batch([pair.hoi])).item(),
+        "jump": border_jump(painted, hole),
+        "jump_recorded": border_jump(pair.hoi, hole),
+        "hole_recall": hole_recall(hole, pair.hand),
+        "outside_max_diff": outside_max_diff(painted, pair.obj, hole),
+        "cpu_seconds": seconds,
+    }
+    write_text(stem.with_suffix(".json"), json.dumps(record) + "\n")
+
+
+def _rows(
+    out: Path,
+    jobs: list[tuple[str, int]],
+    arms: dict[str, "RePaintSampler"],
+    index: "ShardIndex",
+    metrics: "ImageMetrics",
+    seed: int,
+) -> dict[str, Any]:
+    from PIL import Image
+
+    from hoi_lightning.metrics.image import as_batch
+
+    rows = {}
+    for name in dict.fromkeys(name for name, _ in jobs):
+        chosen = [i for arm, i in jobs if arm == name]
+        infos = [index.info(i) for i in chosen]
+        groups = np.array([f"{info.category}/{info.instance}" for info in infos])
+        records = [_record(out, name, i) for i in chosen]
+        metrics.reset()
+        for i in chosen:
+            with Image.open(out / "pictures" / name / f"{i:06d}.png") as painted:
+                metrics.update(as_batch([np.asarray(painted)]), as_batch([_pair(index, i).hoi]))
+        values = {key: np.array([record[key] for record in records]) for key in records[0]}
+        rows[name] = {
+            "num_pictures": len(chosen),
+            "network_calls": arms[name].network_calls if name in arms else 0,
+            "cpu_seconds": float(values["cpu_seconds"].mean()),
+            metrics.fd_name: metrics.compute()[metrics.fd_name],
+            "lpips_hand": float(values["lpips_hand"].mean()),
+            "lpips_hand_interval": bootstrap_interval(values["lpips_hand"], groups, seed),
+            "seam": float(np.nanmean(values["jump"]) / np.nanmean(values["jump_recorded"])),
+            "hole_recall": float(np.median(values["hole_recall"])),
+            "outside_max_diff": int(values["outside_max_diff"].max()) if name in arms else None,
+            "worse_than": _worse_than(out, name, chosen, groups, seed) if name in arms else None,
+        }
+    return rows
+
+
+def _record(out: Path, name: str, i: int) -> dict[str, float]:
+    return json.loads((out / "pictures" / name / f"{i:06d}.json").read_text())
+
+
+def _worse_than(out: Path, name: str, chosen: list[int], groups: np.ndarray, seed: int) -> dict[str, Any]:
+    """Paired differences of `lpips_hand` from the references and the paper's preset, where both have the picture."""
+    differences = {}
+    for other in (*REFERENCES, "paper"):
+        both = [k for k, i in enumerate(chosen) if (out / "pictures" / other / f"{i:06d}.json").is_file()]
+        if other == name or len(both) < 2:
+            continue
+        ours, theirs = (np.array([_record(out, arm, chosen[k])["lpips_hand"] for k in both]) for arm in (name, other))
+        low, high = bootstrap_interval(ours - theirs, groups[both], seed)
+        differences[other] = {
+            "difference": float((ours - theirs).mean()),
+            "interval": [low, high],
+            "of": float(theirs.mean()),
+        }
+    return differences
+
+
+def table(result: dict[str, Any]) -> str:
+    """The rows as Markdown."""
+    about = result["provenance"]
+    (fd_name,) = [key for key in next(iter(result["rows"].values())) if key in ("fid", "fd_mini")]
+    lines = [
+        f"{about['num_pictures']} pictures of the {about['split']} split, seed {about['seed']}, commit "
+        f"{(about['git_commit'] or 'none')[:7]}, checkpoint {about['fusionnet_sha256'][:12]}, shards "
+        f"{about['manifest_sha256'][:12]}; {about['lpips']} in the hand's square.",
+        "",
+        f"| sampler | N | network calls | CPU s | {fd_name} | {about['lpips']}, hand | seam | outside |",
+        "|---|---:|---:|---:|---:|---|---:|---:|",
+    ]
+    for name, row in result["rows"].items():
+        low, high = row["lpips_hand_interval"]
+        interval = "" if low is None else f" [{low:.4f}, {high:.4f}]"
+        outside = "" if row["outside_max_diff"] is None else row["outside_max_diff"]
+        lines.append(
+            f"| {name} | {row['num_pictures']} | {row['network_calls']} | {row['cpu_seconds']:.2f} | "
+            f"{row[fd_name]:.2f} | {row['lpips_hand']:.4f}{interval} | {row['seam']:.3f} | {outside} |"
+        )
+    lines += ["", "Difference of the hand's figure, paired:", ""]
+    for name, row in result["rows"].items():
+        for other, gap in (row["worse_than"] or {}).items():
+            low, high = gap["interval"]
+            if low is not None:
+                lines.append(
+                    f"- {name} − {other}: {gap['difference']:+.4f} [{low:+.4f}, {high:+.4f}] of {gap['of']:.4f}"
+                )
+    return "\n".join(lines) + "\n"
+
+
+def _draw(out: Path, names: list[str], chosen: list[int], index: "ShardIndex") -> None:
+    from PIL import Image
+
+    from hoi_lightning.grid import draw_grid
+
+    shown = chosen[:DRAWN]
+    columns: dict[str, list[np.ndarray]] = {}
+    for name in names:
+        files = [out / "pictures" / name / f"{i:06d}.png" for i in shown]
+        if all(file.is_file() for file in files):
+            columns[name] = [np.asarray(Image.open(file).convert("RGB")) for file in files]
+    columns["recorded"] = [_pair(index, i).hoi for i in shown]
+    write_png(out / "painting.png", draw_grid(columns, 160))

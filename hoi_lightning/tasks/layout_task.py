@@ -1,0 +1,131 @@
+"""What a task that samples layouts shows and measures while it learns and when it is tested."""
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from hoi_lightning.data.truth import TruthIndex
+from hoi_lightning.grid import draw_grid
+from hoi_lightning.hand_proxy import Layout, draw_layouts
+from hoi_lightning.metrics.layout_plots import draw_density, scatter_layouts
+from hoi_lightning.metrics.layout_stream import LayoutFigures
+from hoi_lightning.metrics.loss_buckets import LossBuckets
+from hoi_lightning.tasks.base import HoiTask
+
+
+class LayoutTask(HoiTask):
+    """Base of a task whose `sample(obj, seeds)` gives layouts (B·K, 5) for pictures (B, 3, H, W).
+
+    Attributes:
+        metric_draws: layouts per picture in validation and test.
+        buckets: loss terms by timestep, for `loss` to feed.
+        layout_figures: figures of the sampled layouts.
+    """
+
+    metric_draws: int
+    buckets: LossBuckets
+    layout_figures: LayoutFigures
+    _truth: TruthIndex | None
+
+    def sample(self, obj: Tensor, seeds: Sequence[int]) -> Tensor:
+        """Sample layouts."""
+        raise NotImplementedError
+
+    def setup(self, stage: str) -> None:
+        """Open the truth beside the shards, if there is any."""
+        data = self.trainer.datamodule  # type: ignore[attr-defined]
+        self._truth = TruthIndex.find(data.shards, "test" if stage == "test" else "val")
+
+    def panels(self, batch: dict[str, Any], seed: int) -> dict[str, list[np.ndarray]]:
+        """Columns of a sample grid: object, eight sampled layouts, the true one; uint8 (S, S, 3) each."""
+        pictures = _to_uint8(batch["obj"])
+        drawn = zip(pictures, self._draws(batch, seed, 8), strict=True)
+        recorded = zip(pictures, batch["layout"].cpu(), strict=True)
+        return {
+            "object": list(pictures),
+            "sampled layouts": [draw_layouts(p, [Layout.from_tensor(row) for row in rows]) for p, rows in drawn],
+            "truth": [draw_layouts(picture, [Layout.from_tensor(layout)]) for picture, layout in recorded],
+        }
+
+    def figures(self, batch: dict[str, Any], seed: int) -> dict[str, np.ndarray]:
+        """Scatter plot of sampled and recorded layouts and density of palms over the pictures, uint8 (H, W, 3)."""
+        draws, pictures = self._draws(batch, seed, 32), _to_uint8(batch["obj"])
+        columns = {
+            "object": list(pictures),
+            "sampled": [draw_density(picture, rows) for picture, rows in zip(pictures, draws, strict=True)],
+        }
+        if (truth := self._true_layouts(batch["key"])) is not None:
+            columns["true"] = [draw_density(picture, rows) for picture, rows in zip(pictures, truth, strict=True)]
+        return {
+            "layout_scatter": scatter_layouts({"sampled": draws[:, :8].flatten(0, 1), "recorded": batch["layout"]}),
+            "layout_density": np.asarray(draw_grid(columns)),
+        }
+
+    def training_step(self, batch: dict[str, Any], batch_idx: int) -> Tensor:
+        """One step; where metrics are logged, the loss terms by timestep and the ratio of their gradients too."""
+        loss = super().training_step(batch, batch_idx)
+        if (self.global_step + 1) % self.trainer.log_every_n_steps == 0:  # type: ignore[attr-defined]
+            self._log_buckets("train")
+        return loss
+
+    def on_validation_epoch_start(self) -> None:
+        """Begin the figures anew."""
+        self.buckets.reset()
+        self.layout_figures.reset()
+
+    on_test_epoch_start = on_validation_epoch_start
+
+    def validation_step(self, batch: dict[str, Any], batch_idx: int) -> None:
+        """The loss, and the figures of some layouts per picture."""
+        self._evaluate(batch, batch_idx, "val")
+
+    def test_step(self, batch: dict[str, Any], batch_idx: int) -> None:
+        """The same on the test split."""
+        self._evaluate(batch, batch_idx, "test")
+
+    def on_validation_epoch_end(self) -> None:
+        """Merge the ranks and log."""
+        self._log_figures("val")
+
+    def on_test_epoch_end(self) -> None:
+        """Merge the ranks and log."""
+        self._log_figures("test")
+
+    def predict_step(self, batch: dict[str, Any], batch_idx: int) -> dict[str, Any]:
+        """One layout per object picture."""
+        seeds = self.key_seeds(batch["key"])
+        return {"layout": self.sample(batch["obj"], seeds), "seed": seeds}
+
+    def _evaluate(self, batch: dict[str, Any], batch_idx: int, prefix: str) -> None:
+        terms = self.loss(batch, self._generator(batch_idx, self.global_rank, stream=1))
+        named = {f"{prefix}/{name}": value for name, value in terms.items()}
+        self.log_dict(named, batch_size=len(batch["key"]), sync_dist=True)
+        draws = self._draws(batch, self.seed, self.metric_draws)
+        self.layout_figures.update(draws, batch, self._true_layouts(batch["key"]))
+
+    def _log_figures(self, prefix: str) -> None:
+        figures = {f"{prefix}/{name}": value for name, value in self.layout_figures.compute().items()}
+        self.log_dict(figures, sync_dist=True)  # equal on all ranks by now; sync_dist only says so
+        self._log_buckets(prefix)
+
+    def _log_buckets(self, prefix: str) -> None:
+        figures = {f"{prefix}/{name}": value for name, value in self.buckets.compute().items()}
+        self.log_dict(figures, sync_dist=prefix != "train")
+        self.buckets.reset()
+
+    def _true_layouts(self, keys: Sequence[str]) -> Tensor | None:
+        if self._truth is None:
+            return None
+        return torch.stack([torch.from_numpy(self._truth.layouts(key)) for key in keys])
+
+    def _draws(self, batch: dict[str, Any], seed: int, count: int) -> Tensor:
+        """Layouts (B, count, 5); draw k of every picture has the noise of seed + k."""
+        seeds = [seed + k for k in range(count)] * len(batch["key"])
+        return self.sample(batch["obj"], seeds).reshape(-1, count, 5)
+
+
+def _to_uint8(pictures: Tensor) -> np.ndarray:
+    return ((pictures.float() + 1) * 127.5).round().byte().permute(0, 2, 3, 1).cpu().numpy()

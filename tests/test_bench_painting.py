@@ -1,0 +1,85 @@
+"""`bench painting` on drawn shards, and the seam it measures."""
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from hoi_lightning.__main__ import main
+from hoi_lightning.bench.painting import Pair, _paster, samplers
+from hoi_lightning.data.reader import ShardIndex
+from hoi_lightning.metrics.seam import border_jump
+from hoi_lightning.tasks import FusionNet
+from tests.tiny import save_sd_folder, write_shards
+
+
+@pytest.fixture(scope="module")
+def shards(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return write_shards(tmp_path_factory.mktemp("shards") / "s", {"train": 4, "test": 3})
+
+
+def test_a_seam_adds_what_it_is_high() -> None:
+    flat = np.full((32, 32, 3), 100, np.uint8)
+    hole = np.zeros((32, 32), bool)
+    hole[8:20, 10:24] = True
+    assert border_jump(flat, hole) == 0
+    stepped = flat.copy()
+    stepped[hole] += 30
+    assert border_jump(stepped, hole) == pytest.approx(30)
+    assert border_jump(stepped.transpose(1, 0, 2), hole.T) == pytest.approx(30)
+    assert np.isnan(border_jump(flat, np.ones_like(hole)))
+
+
+def test_a_pasted_hand_lies_at_the_recorded_layout(shards: Path) -> None:
+    """The drawn hands are their layouts' proxies, so the pasted pixels are those of the layout it is moved to."""
+    from hoi_lightning.hand_proxy import hole_mask
+
+    index = ShardIndex(shards, "test")
+    pair = index.sample(0, ("hoi", "obj", "hand"))
+    pasted = _paster(ShardIndex(shards, "train"), 0)(Pair(pair.info, pair.hoi, pair.obj, pair.hand), 1)
+    changed = np.abs(pasted.astype(int) - pair.obj).max(-1) > 15
+    proxy, wide = (hole_mask(pair.info.layout.to_tensor(), 64, d)[0].bool().numpy() for d in (0, 0.2))
+    a, x, y, _, _ = pair.info.layout.to_tensor().tolist()
+    axis = (np.arange(64) + 0.5) / 32 - 1
+    palm = np.hypot(axis[None] - x, axis[:, None] - y) < a * a / 2
+    assert changed[palm].mean() > 0.95
+    assert not changed[~wide].any()
+    assert changed[proxy & ~palm].any()  # a forearm that ended at its own picture's border ends here, too
+
+
+def test_arms_differ_in_what_they_say() -> None:
+    arms = samplers([10])
+    assert list(arms) == ["off-10", "replace-10", "repaint-r2-10", "repaint-r10-10", "paper"]
+    assert arms["repaint-r10-10"].jump_n_sample == 10
+    assert arms["off-10"].composition == "off"
+
+
+def test_the_bench_leaves_a_table_a_sheet_and_resumes(
+    shards: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    from hoi_lightning.diffusion import repaint
+
+    monkeypatch.setitem(repaint.PRESETS, "paper", repaint.RePaintSampler(3, jump_length=1))
+    torch.manual_seed(0)
+    fusionnet = FusionNet(str(save_sd_folder(tmp_path / "sd")), image_size=64)
+    fusionnet.save_pretrained(tmp_path / "model", torch.float32)
+    out = tmp_path / "out"
+    words = ["bench", "painting", "--fusionnet", str(tmp_path / "model"), "--shards", str(shards), "--out", str(out)]
+    words += ["--steps", "2", "--paper-pictures", "2"]
+    assert main(words) in (0, None)
+    result = json.loads((out / "painting.json").read_text())
+    rows = result["rows"]
+    assert list(rows) == ["object", "pasted", "off-2", "replace-2", "repaint-r2-2", "repaint-r10-2", "paper"]
+    assert rows["off-2"]["num_pictures"] == 3
+    assert rows["paper"]["num_pictures"] == 2
+    assert rows["off-2"]["network_calls"] == 2
+    assert all(rows[name]["outside_max_diff"] == 0 for name in list(rows)[2:])
+    assert rows["object"]["seam"] < 1
+    assert "paper" in rows["off-2"]["worse_than"]
+    assert (out / "painting.png").is_file()
+    times = {path: path.stat().st_mtime_ns for path in (out / "pictures").rglob("*.png")}
+    assert main(words) in (0, None)
+    assert times == {path: path.stat().st_mtime_ns for path in (out / "pictures").rglob("*.png")}
+    assert "| off-2 |" in capsys.readouterr().out

@@ -1,0 +1,223 @@
+"""Checkpoints to released folders and back."""
+
+import json
+import shutil
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from safetensors.torch import load_file
+
+from hoi_lightning.__main__ import main
+from hoi_lightning.diffusion.repaint import RePaintSampler
+from hoi_lightning.tasks import FusionNet, InpaintBase, MaskNet
+from hoi_lightning.tasks.base import HoiTask
+from tests.tiny import save_sd_folder
+
+SIZE = 64
+
+
+@pytest.fixture(scope="module")
+def sd_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return save_sd_folder(tmp_path_factory.mktemp("sd") / "sd")
+
+
+@pytest.fixture(scope="module")
+def checkpoints(sd_folder: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
+    """What `fit` leaves, of untrained networks whose averaged weights differ from the raw ones."""
+    folder = tmp_path_factory.mktemp("checkpoints")
+    torch.manual_seed(0)
+    small = {
+        "channels": (8, 16),
+        "down_block_types": ("DownBlock2D", "AttnDownBlock2D"),
+        "heads_dim": 8,
+        "norm_groups": 8,
+    }
+    tasks: dict[str, HoiTask] = {
+        "masknet": MaskNet(**small),
+        "fusionnet": FusionNet(str(sd_folder), image_size=SIZE, neighbourhood=True),
+        "base": InpaintBase(str(sd_folder), unet_channels=(16, 16, 32), image_size=SIZE),
+    }
+    for name, task in tasks.items():
+        average = {key: value + 0.01 for key, value in task.named_parameters() if value.requires_grad}
+        checkpoint = {
+            "task": type(task).__name__,
+            "hyper_parameters": dict(task.hparams),
+            "state_dict": task.state_dict(),
+            "ema_state_dict": average,
+            "global_step": 7,
+            "cli_config": "seed: 0\n",
+        }
+        torch.save(checkpoint, folder / f"{name}.ckpt")
+    return {name: folder / f"{name}.ckpt" for name in tasks}
+
+
+def arguments(checkpoints: dict[str, Path], *names: str) -> list[str]:
+    return [word for name in names for word in (f"--{name}", str(checkpoints[name]))]
+
+
+@pytest.fixture(scope="module")
+def released(checkpoints: dict[str, Path], tmp_path_factory: pytest.TempPathFactory) -> Path:
+    out = tmp_path_factory.mktemp("released") / "model"
+    words = arguments(checkpoints, "masknet", "fusionnet")
+    assert main(["export", *words, "--out", str(out), "--dtype", "float32"]) == 0
+    return out
+
+
+@pytest.mark.parametrize(("name", "task"), [("masknet", MaskNet), ("fusionnet", FusionNet)])
+def test_import_after_export_leaves_all_tensors_equal(
+    name: str, task: type[HoiTask], released: Path, checkpoints: dict[str, Path]
+) -> None:
+    before, after = task.load(checkpoints[name]), task.from_pretrained(released / name)
+    assert before.state_dict().keys() == after.state_dict().keys()
+    for key, value in before.state_dict().items():
+        assert torch.equal(value, after.state_dict()[key]), key
+    same = {
+        key: list(value) if isinstance(value, tuple) else value
+        for key, value in before.hparams.items()
+        if key not in ("pretrained", "unet_channels")
+    }
+    assert {key: after.hparams[key] for key in same} == same
+    if isinstance(before, FusionNet):
+        assert before.latents.fingerprint() == after.latents.fingerprint()
+        assert torch.equal(before.schedule.alpha_bar, after.schedule.alpha_bar)
+
+
+def test_the_folder_says_what_it_is(released: Path, checkpoints: dict[str, Path]) -> None:
+    index = json.loads((released / "model_index.json").read_text())
+    assert index["masknet"] == ["hoi_lightning.tasks.masknet", "MaskNet"]
+    assert index["fusionnet"] == ["hoi_lightning.tasks.fusionnet", "FusionNet"]
+    card = json.loads((released / "card.json").read_text())
+    assert card["parts"]["fusionnet"]["checkpoint_sha256"] == FusionNet.load(checkpoints["fusionnet"]).checkpoint_hash
+    assert (released / "README.md").read_text().startswith("---")
+    parts = json.loads((released / "fusionnet" / "model_index.json").read_text())
+    assert parts["text_encoder"] == [None, None]
+    assert parts["unet"][1] == "UNet2DConditionModel"
+
+
+def test_diffusers_paints_the_same_picture(released: Path) -> None:
+    from diffusers import StableDiffusionInpaintPipeline
+
+    fusionnet = FusionNet.from_pretrained(released / "fusionnet")
+    obj = torch.rand(1, 3, SIZE, SIZE, generator=torch.Generator().manual_seed(0)) * 2 - 1
+    hole = torch.zeros(1, 1, SIZE, SIZE)
+    hole[..., 16:48, 24:56] = 1
+    fusionnet.neighbourhood = False
+    ours = fusionnet.sample_holes(obj, hole, [3], RePaintSampler(10, composition="off", eta=0.0))
+
+    pipe = StableDiffusionInpaintPipeline.from_pretrained(released / "fusionnet", text_encoder=None, tokenizer=None)
+    pipe.set_progress_bar_config(disable=True)
+    cells = SIZE // fusionnet.latents.factor
+    noise = np.random.default_rng(3).standard_normal((4, cells, cells), dtype=np.float32)
+    theirs = pipe(
+        prompt_embeds=load_file(released / "fusionnet" / "prompt_embeds.safetensors")["prompt_embeds"],
+        image=(obj + 1) / 2,
+        mask_image=hole,
+        masked_image_latents=fusionnet.latents.encode(obj),  # object_context: full
+        latents=torch.from_numpy(noise)[None],
+        height=SIZE,
+        width=SIZE,
+        num_inference_steps=10,
+        guidance_scale=1.0,
+        output_type="pt",
+    ).images
+    inside = hole.bool().expand_as(obj) & (hole.sum() > 0)
+    core = torch.zeros_like(inside)
+    core[..., 20:44, 28:52] = True  # beyond the feather
+    difference = (ours - (theirs * 2 - 1)).abs()[core]
+    assert difference.max() < 2 / 255
+    assert (ours - obj).abs()[core].max() > 0.1
+
+
+def test_a_base_is_what_fusionnet_starts_from(checkpoints: dict[str, Path], tmp_path: Path) -> None:
+    out = tmp_path / "base"
+    assert main(["export", *arguments(checkpoints, "base"), "--out", str(out), "--dtype", "float32"]) == 0
+    base, fusionnet = InpaintBase.load(checkpoints["base"]), FusionNet(str(out), image_size=SIZE)
+    for key, value in base.unet.state_dict().items():
+        assert torch.equal(value, fusionnet.unet.state_dict()[key]), key
+
+
+def test_half_precision_halves_the_folder(released: Path, checkpoints: dict[str, Path], tmp_path: Path) -> None:
+    out = tmp_path / "half"
+    assert main(["export", *arguments(checkpoints, "masknet", "fusionnet"), "--out", str(out)]) == 0
+    sizes = [(f / "fusionnet" / "unet" / "diffusion_pytorch_model.safetensors").stat().st_size for f in (released, out)]
+    assert sizes[1] < 0.6 * sizes[0]
+    assert FusionNet.from_pretrained(out / "fusionnet").unet.dtype == torch.float32
+
+
+@pytest.mark.parametrize(
+    ("names", "says"),
+    [(["masknet"], "--fusionnet"), (["masknet", "fusionnet", "base"], "--base alone")],
+)
+def test_which_checkpoints_belong_together(
+    names: list[str], says: str, checkpoints: dict[str, Path], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(["export", *arguments(checkpoints, *names), "--out", str(tmp_path / "x")]) == 2
+    error = capsys.readouterr().err
+    assert says in error
+    assert len(error.splitlines()) == 1
+
+
+def test_a_folder_that_exists_is_not_touched(
+    checkpoints: dict[str, Path], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(["export", *arguments(checkpoints, "base"), "--out", str(tmp_path)]) == 2
+    assert str(tmp_path) in capsys.readouterr().err
+    assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize("damage", ["config.json", "model.safetensors"])
+def test_a_damaged_folder_is_named(damage: str, released: Path, tmp_path: Path) -> None:
+
+    from hoi_lightning.errors import InputError
+
+    folder = tmp_path / "masknet"
+    shutil.copytree(released / "masknet", folder)
+    (folder / damage).write_bytes((folder / damage).read_bytes()[:40])
+    with pytest.raises(InputError, match=str(folder)):
+        MaskNet.from_pretrained(folder)
+
+
+def test_the_text_encoder_comes_along_on_request(sd_folder: Path, checkpoints: dict[str, Path], tmp_path: Path) -> None:
+    """Then diffusers opens the folder without further arguments, and takes any prompt."""
+    from diffusers import StableDiffusionInpaintPipeline
+    from transformers import CLIPTextConfig, CLIPTextModel, CLIPTokenizer
+
+    sd = tmp_path / "sd"
+    shutil.copytree(sd_folder, sd)
+    words = ["<|startoftext|>", "<|endoftext|>", "h", "a", "n", "d</w>"]
+    CLIPTokenizer({word: index for index, word in enumerate(words)}, [], model_max_length=8).save_pretrained(
+        sd / "tokenizer"
+    )
+    CLIPTextModel(
+        CLIPTextConfig(
+            vocab_size=len(words), hidden_size=16, intermediate_size=16, num_hidden_layers=1, num_attention_heads=2,
+            max_position_embeddings=8, eos_token_id=1, bos_token_id=0,
+        )
+    ).save_pretrained(sd / "text_encoder")  # fmt: skip
+    index = {"text_encoder": ["transformers", "CLIPTextModel"], "tokenizer": ["transformers", "CLIPTokenizer"]}
+    (sd / "model_index.json").write_text(json.dumps(index))
+    fusionnet = FusionNet(str(sd), image_size=SIZE)
+    checkpoint = {
+        "task": "FusionNet",
+        "hyper_parameters": dict(fusionnet.hparams) | {"pretrained": str(sd)},
+        "state_dict": fusionnet.state_dict(),
+        "global_step": 0,
+    }
+    torch.save(checkpoint, tmp_path / "last.ckpt")
+    words = arguments(checkpoints | {"fusionnet": tmp_path / "last.ckpt"}, "masknet", "fusionnet")
+    assert main(["export", *words, "--text-encoder", "--out", str(tmp_path / "out")]) == 0
+    pipe = StableDiffusionInpaintPipeline.from_pretrained(tmp_path / "out" / "fusionnet")
+    pipe.set_progress_bar_config(disable=True)
+    picture = pipe("hand", image=torch.zeros(1, 3, 64, 64), mask_image=torch.ones(1, 1, 64, 64), num_inference_steps=1)
+    assert picture.images[0].size == (64, 64)
+
+
+def test_a_text_encoder_that_is_not_there_is_one_line(
+    checkpoints: dict[str, Path], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    words = [*arguments(checkpoints, "masknet", "fusionnet"), "--text-encoder", "--out", str(tmp_path / "out")]
+    assert main(["export", *words]) == 2
+    assert "--text-encoder" in capsys.readouterr().err
+    assert not (tmp_path / "out").exists()

@@ -1,0 +1,222 @@
+"""MaskNet beyond loss and sample: initialisation, guidance, figures in validation, and what a checkpoint decides."""
+
+import csv
+import inspect
+import json
+import math
+from pathlib import Path
+from typing import Any, get_args, get_type_hints
+
+import pytest
+import torch
+import yaml
+from diffusers import UNet2DModel
+
+from hoi_lightning.__main__ import main
+from hoi_lightning.diffusion.ddpm import SampleNoise
+from hoi_lightning.errors import InputError
+from hoi_lightning.guidance import Guidance, fix, follow_heat_map, keep_out
+from hoi_lightning.metrics.loss_buckets import LossBuckets
+from hoi_lightning.tasks import MaskNet
+from hoi_lightning.tasks.masknet import SAMPLING, X0_LIMIT
+from tests.test_cli import CONFIGS, QUIET, TINY, weights
+from tests.test_tasks import SMALL, _batch
+
+
+@pytest.fixture(scope="module")
+def masknet() -> MaskNet:
+    torch.manual_seed(0)
+    task = MaskNet(**SMALL, image_size=32, sample_steps=4, image_dropout=0.1).eval()
+    task.layout_std.copy_(torch.tensor([0.1, 0.3, 0.3, 0.5, 0.5]))
+    task.layout_mean.copy_(torch.tensor([0.7, 0.0, 0.0, 0.0, 0.5]))
+    return task
+
+
+@pytest.mark.parametrize("image_features", ["every_step", "once"])
+@pytest.mark.parametrize("sampler", ["ddpm", "ddim", "dpm-solver++", "unipc", "repaint"])
+def test_several_layouts_per_picture_are_those_of_one_at_a_time(image_features: str, sampler: Any) -> None:
+    torch.manual_seed(0)
+    task = MaskNet(**SMALL, image_size=16, sample_steps=3, image_features=image_features).eval()
+    obj = _batch(2)["obj"]
+    together = task.sample(obj, [3, 4, 5, 6], sampler=sampler)
+    alone = torch.cat([task.sample(obj[k // 2 : k // 2 + 1], [3 + k], sampler=sampler) for k in range(4)])
+    torch.testing.assert_close(together, alone, atol=1e-3, rtol=1e-3)
+    other = task.sample(obj.flip(0), [3, 4, 5, 6], sampler=sampler)
+    assert not torch.equal(together, other), "the picture matters"
+
+
+def test_noise_is_bitwise_the_same_in_batches_of_one_and_four() -> None:
+    together = SampleNoise([7, 8, 9, 10])(torch.empty(4, 5))
+    assert all(torch.equal(SampleNoise([7 + k])(torch.empty(1, 5))[0], together[k]) for k in range(4))
+
+
+@pytest.mark.parametrize("sampler", [None, "dpm-solver++"])
+@pytest.mark.parametrize(
+    "wish",
+    [{"position": (0.3, -0.9)}, {"size": 0.41}, {"direction": 2.5}, {"position": (1.0, 0.1), "size": 1.2},
+     {"size": 0.5, "direction": -3.0}, {"position": (0.0, 0.0), "size": 0.7, "direction": 0.1}],
+)  # fmt: skip
+def test_fixed_numbers_are_met_to_the_bit_and_the_others_vary(masknet: MaskNet, sampler: Any, wish: dict) -> None:
+    fixed = fix(**wish)
+    known = ~fixed.isnan()
+    assert known.sum() == 2 * ("position" in wish) + ("size" in wish) + 2 * ("direction" in wish)
+    drawn = masknet.sample(_batch(1)["obj"], [1, 2, 3], sampler=sampler, guidance=Guidance(fixed=fixed))
+    assert torch.equal(drawn[:, known], fixed[known].expand(3, -1))
+    if not known.all():
+        assert (drawn[0, ~known] != drawn[1, ~known]).all()
+    rows = torch.stack([fix(position=(0.1 * k, 0.2)) for k in range(3)])
+    drawn = masknet.sample(_batch(1)["obj"], [1, 2, 3], sampler=sampler, guidance=Guidance(fixed=rows))
+    assert torch.equal(drawn[:, 1:3], rows[:, 1:3])
+
+
+def test_wishes_of_single_rows_pull_their_rows(masknet: MaskNet) -> None:
+    corners = torch.zeros(2, 1, 16, 16)
+    corners[0, 0, :6, :6] = corners[1, 0, 10:, 10:] = 1
+    wish = Guidance(energies=(follow_heat_map(corners),))
+    drawn = masknet.sample(_batch(1)["obj"], [1, 1], guidance=wish)
+    assert drawn[0, 1] < 0 < drawn[1, 1]
+    assert drawn[0, 2] < 0 < drawn[1, 2]
+    both = Guidance(fix(direction=1.0), (keep_out(corners[:1]),))
+    drawn = masknet.sample(_batch(1)["obj"], [1, 2], guidance=both)
+    torch.testing.assert_close(drawn[:, 3:], torch.tensor([[math.cos(1), math.sin(1)]] * 2))
+
+
+def test_classifier_free_guidance_needs_training_for_it(masknet: MaskNet) -> None:
+    obj, plain = _batch(1)["obj"], MaskNet(**SMALL, image_size=32, sample_steps=3).eval()
+    with pytest.raises(InputError, match=r"guidance_scale 2: .*image_dropout 0"):
+        plain.sample(obj, [0], guidance_scale=2.0)
+    assert not torch.allclose(masknet.sample(obj, [0], guidance_scale=3.0), masknet.sample(obj, [0]))
+    torch.testing.assert_close(
+        masknet.sample(obj, [0], guidance_scale=1 + 1e-6), masknet.sample(obj, [0]), atol=1e-4, rtol=1e-4
+    )
+
+
+def test_dropout_hides_pictures_in_training_only() -> None:
+    task = MaskNet(**SMALL, image_size=32, image_dropout=1.0)
+    batch, other = _batch(4), _batch(4)
+    other["obj"] = -other["obj"]
+
+    def loss(data: dict) -> float:
+        return task.loss(data, torch.Generator().manual_seed(0))["loss"].item()
+
+    assert loss(batch) == loss(other)
+    task.eval()
+    assert loss(batch) != loss(other)
+
+
+@pytest.mark.parametrize("prediction_type", ["sample", "epsilon", "v_prediction"])
+def test_the_estimate_of_x0_is_finite_and_bounded_at_the_end_of_the_chain(prediction_type: Any) -> None:
+    task = MaskNet(**SMALL, image_size=32, prediction_type=prediction_type)
+    t = torch.full((4,), len(task.schedule.alpha_bar) - 1)
+    found = task._to_x0(100 * torch.randn(4, 5), torch.randn(4, 5), t)
+    assert found.isfinite().all()
+    assert found.abs().max() <= X0_LIMIT
+    task.layout_std.fill_(0.3)
+    terms = task.loss(_batch(), torch.Generator().manual_seed(0))
+    terms["loss"].backward()
+    assert all(p.grad is None or p.grad.isfinite().all() for p in task.parameters())
+    assert task.eval().sample(_batch(1)["obj"], [0], num_steps=5).isfinite().all()
+
+
+@pytest.mark.parametrize("prediction_type", ["sample", "epsilon", "v_prediction"])
+def test_the_logged_ratio_is_that_of_the_gradients_of_the_estimate(
+    prediction_type: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    torch.manual_seed(0)
+    task = MaskNet(**SMALL, image_size=32, prediction_type=prediction_type, lambda_para=3.0)
+    outputs: list[torch.Tensor] = []
+    predict, batch = task._predict, _batch(1)
+    monkeypatch.setattr(task, "_predict", lambda *args: outputs.append(predict(*args)) or outputs[-1])
+    seen: dict[str, torch.Tensor] = {}
+    monkeypatch.setattr(task.buckets, "update", lambda t, mask, para, one, other: seen.update(one=one, other=other))
+    terms = task.loss(batch, torch.Generator().manual_seed(5))
+    for name, slope, factor in (("loss_mask", "one", 1.0), ("loss_para", "other", 3.0)):
+        (gradient,) = torch.autograd.grad(terms[name], outputs[-1], retain_graph=True)
+        torch.testing.assert_close(seen[slope][0], factor * gradient.norm())
+
+
+def test_buckets_split_the_timesteps_evenly() -> None:
+    buckets = LossBuckets(1000)
+    t = torch.tensor([0, 249, 250, 999])
+    buckets.update(t, torch.tensor([1.0, 3.0, 5.0, 7.0]), t * 1.0, torch.ones(4) * 6, torch.ones(4) * 2)
+    figures = buckets.compute()
+    assert figures["loss_mask/t000-249"] == 2
+    assert figures["loss_mask/t750-999"] == 7
+    assert figures["loss_para/t250-499"] == 250
+    assert figures["gradient_ratio/t000-249"] == 3
+    assert not any("t500-749" in name for name in figures), "an empty bucket has no mean"
+
+
+def test_a_new_run_starts_from_a_unet_and_a_resumed_one_does_not_need_it(
+    shards: Path, tmp_path: Path, capsys: pytest.CaptureFixture
+) -> None:
+    source = UNet2DModel(
+        block_out_channels=(8, 16), layers_per_block=1, norm_num_groups=8, attention_head_dim=8,
+        down_block_types=("DownBlock2D", "AttnDownBlock2D"), up_block_types=("AttnUpBlock2D", "UpBlock2D"),
+    )  # fmt: skip
+    source.save_pretrained(tmp_path / "unet")
+    common = [
+        "fit", "-c", str(CONFIGS / "masknet.yaml"), "-c", str(CONFIGS / "overlays/cpu.yaml"), "--data.shards",
+        str(shards), "--run", "run", "--trainer.default_root_dir", str(tmp_path), *TINY, *QUIET,
+        "--model.init_from", str(tmp_path / "unet"), "--model.learning_rate=0", "--model.weight_decay=0",
+    ]  # fmt: skip
+    assert main([*common, "--trainer.max_steps=1"]) == 0
+    assert "taken    mid_block.resnets.0.conv1.weight [16, 16, 3, 3]" in capsys.readouterr().out
+    state = weights(tmp_path)["state_dict"]
+    name = "down_blocks.0.resnets.0.conv1.weight"
+    assert torch.equal(state[f"net.encoder.{name}"], dict(source.named_parameters())[name])
+    (tmp_path / "unet").rename(tmp_path / "gone")
+    assert main([*common, "--trainer.max_steps=2", "--ckpt_path=last"]) == 0
+    assert MaskNet.load(tmp_path / "run/checkpoints/last.ckpt").hparams["init_from"] == str(tmp_path / "unet")
+    assert not set(SAMPLING) & set(weights(tmp_path)["hyper_parameters"])
+    assert main([*common, "--trainer.max_steps=1", "--run", "other"]) == 2
+    assert "no diffusers U-Net there" in capsys.readouterr().err
+
+
+def test_training_logs_both_terms_by_timestep_and_testing_its_own_names(
+    shards: Path, tmp_path: Path, capsys: pytest.CaptureFixture
+) -> None:
+    logger = {"class_path": "lightning.pytorch.loggers.CSVLogger", "init_args": {"save_dir": str(tmp_path)}}
+    common = ["-c", str(CONFIGS / "masknet.yaml"), "-c", str(CONFIGS / "overlays/cpu.yaml"), *TINY,
+              "--data.shards", str(shards), "--trainer.default_root_dir", str(tmp_path), "--model.metric_draws=3",
+              "--trainer.logger", json.dumps([logger])]  # fmt: skip
+    steps = ["--trainer.max_steps=4", "--trainer.log_every_n_steps=2", "--trainer.val_check_interval=4"]
+    assert main(["fit", *common, "--run", "run", *steps]) == 0
+    header = next(csv.reader((tmp_path / "run/csv/version_0/metrics.csv").open()))
+    for kind in ("loss_mask", "loss_para", "gradient_ratio"):
+        assert any(name.startswith(f"train/{kind}/t") for name in header), kind
+    assert any(name.startswith("val/loss_mask/t") for name in header)
+    figures = {"contact", "centre_error_best", "size_error_best", "angle_error_best", "proxy_iou_best", "centre_spread"}
+    assert {f"val/{name}" for name in figures} <= set(header)
+    assert "val/energy_distance" not in header, "these shards have no truth"
+    assert (tmp_path / "run/samples/layout_density-0000004.png").is_file()
+    checkpoint = str(tmp_path / "run/checkpoints/last.ckpt")
+    assert main(["test", *common, "--run", "tested", "--ckpt_path", checkpoint, "--model.sampler=unipc"]) == 0
+    header = next(csv.reader((tmp_path / "tested/csv/version_0/metrics.csv").open()))
+    assert {f"test/{name}" for name in figures} <= set(header)
+    assert "test/loss" in header
+    # the command line's sampler counts, not one of the checkpoint's
+    words = ["--run", "other", "--ckpt_path", checkpoint, "--model.sampler=ddim", "--model.sample_steps=2000"]
+    assert main(["predict", *common, *words]) == 2
+    assert "num_steps=2000" in capsys.readouterr().err
+
+
+def test_an_image_size_that_cells_do_not_fill_is_named() -> None:
+    with pytest.raises(InputError, match=r"--model\.image_size 31: must be a multiple of 2"):
+        MaskNet(**SMALL, image_size=31)
+
+
+def test_every_point_of_the_sweep_is_a_run(shards: Path, tmp_path: Path) -> None:
+    sweep = yaml.safe_load((CONFIGS / "sweeps/masknet.yaml").read_text())
+    assert sweep["command"][1:4] == ["-m", "hoi_lightning", "fit"]
+    words = ["fit", "-c", str(CONFIGS / "mini/masknet.yaml"), "--data.shards", str(shards), *TINY, *QUIET]
+    words += ["--trainer.default_root_dir", str(tmp_path), "--trainer.max_steps=1", "--trainer.limit_val_batches=0"]
+    last = [f"--{name}={setting['values'][-1]}" for name, setting in sweep["parameters"].items()]
+    assert main([*words, "--run", "last", *last]) == 0
+    for name, setting in sweep["parameters"].items():
+        kind = type(setting["values"][0])
+        default = inspect.signature(MaskNet).parameters[name.removeprefix("model.")].default
+        assert isinstance(default, kind)
+        if kind is str:
+            literal = get_type_hints(MaskNet.__init__)[name.removeprefix("model.")]
+            assert set(setting["values"]) <= set(get_args(literal))

@@ -1,0 +1,93 @@
+"""Runs in real processes: over ranks (gloo) every sample once and nothing hangs; a killed one goes on exactly."""
+
+import json
+import multiprocessing
+import signal
+import socket
+from collections import Counter
+from pathlib import Path
+
+import pytest
+import yaml
+
+from hoi_lightning.data.reader import ShardIndex
+from tests import rank_worker
+from tests.test_cli import CONFIGS, QUIET, TINY
+
+SECONDS = 300  # a hang is a failure
+CONTEXT = multiprocessing.get_context("forkserver")
+CONTEXT.set_forkserver_preload(["tests.rank_worker"])
+
+
+def run(
+    world_size: int, shards: Path, out: Path, resume: Path | None = None
+) -> tuple[list[list[list[str]]], list[str]]:
+    """Batches of each rank and what all of them scored."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port = probe.getsockname()[1]
+    out.mkdir()
+    arguments = (world_size, port, str(shards), str(out), str(resume) if resume else None)
+    ranks = [CONTEXT.Process(target=rank_worker.run, args=(rank, *arguments)) for rank in range(world_size)]
+    for process in ranks:
+        process.start()
+    try:
+        for process in ranks:
+            process.join(SECONDS)
+        assert [process.exitcode for process in ranks] == [0] * world_size
+    finally:
+        for process in ranks:
+            process.kill()
+    found = [json.loads((out / f"rank-{rank}.json").read_text()) for rank in range(world_size)]
+    return [batches for batches, _ in found], [key for _, scored in found for key in scored]
+
+
+def flat(ranks: list[list[list[str]]]) -> list[str]:
+    return [key for batches in ranks for batch in batches for key in batch]
+
+
+@pytest.mark.parametrize("world_size", [1, 2, 3])
+def test_an_epoch_over_ranks_is_every_sample_once(shards: Path, tmp_path: Path, world_size: int) -> None:
+    """Four shards of 10, 10, 10 and 7 samples, six decoding threads a rank."""
+    ranks, scored = run(world_size, shards, tmp_path / "a")
+    assert Counter(flat(ranks)) == Counter(ShardIndex(shards, "train").keys)
+    assert len({len(batches) for batches in ranks}) == 1
+    assert min(len(batch) for batches in ranks for batch in batches) > 0
+    assert Counter(scored) == Counter(ShardIndex(shards, "val").keys)
+
+
+def test_a_run_of_two_goes_on_as_three(shards: Path, tmp_path: Path) -> None:
+    ranks, _ = run(2, shards, tmp_path / "a")
+    rest, _ = run(3, shards, tmp_path / "b", tmp_path / "a" / "step=2.ckpt")
+    done = flat([batches[:2] for batches in ranks])
+    assert Counter(done + flat(rest)) == Counter(ShardIndex(shards, "train").keys)
+    assert len({len(batches) for batches in rest}) == 1
+
+
+def test_a_killed_fit_reads_on_what_it_would_have_read(shards: Path, tmp_path: Path) -> None:
+    """10 batches an epoch, a checkpoint every 3 steps, SIGKILL in the 15th."""
+
+    def command(out: str, steps_file: str, kill_at: int | None = None) -> list[str]:
+        init_args = {"path": str(tmp_path / f"{steps_file}.jsonl"), "kill_at": kill_at}
+        recorder = {"class_path": "tests.rank_worker.Recorder", "init_args": init_args}
+        (tmp_path / f"{steps_file}.yaml").write_text(yaml.safe_dump({"trainer": {"callbacks+": [recorder]}}))
+        return [
+            "fit", "-c", str(CONFIGS / "masknet.yaml"), "-c", str(CONFIGS / "overlays/cpu.yaml"),
+            "-c", str(tmp_path / f"{steps_file}.yaml"), "--data.shards", str(shards), *TINY, *QUIET,
+            "--data.batch_size=4", "--data.num_workers=2", "--trainer.max_steps=23", "--trainer.limit_val_batches=0",
+            "--last_checkpoint.every_n_steps=3", "--run=run", "--trainer.default_root_dir", str(tmp_path / out),
+            "--ckpt_path=last",
+        ]  # fmt: skip
+
+    def steps(steps_file: str) -> list[list[str]]:
+        return [json.loads(line) for line in (tmp_path / f"{steps_file}.jsonl").read_text().splitlines()]
+
+    assert rank_worker.fit(command("straight", "straight")) == 0
+    killed = CONTEXT.Process(target=rank_worker.fit, args=(command("stopped", "killed", 15),))
+    killed.start()
+    killed.join(SECONDS)
+    assert killed.exitcode == -signal.SIGKILL
+    assert rank_worker.fit(command("stopped", "resumed")) == 0
+    assert len(steps("straight")) == 23
+    assert steps("killed") == steps("straight")[:15]
+    assert steps("resumed") == steps("straight")[12:]
