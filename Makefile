@@ -24,7 +24,7 @@ REMOVER ?= opencv
 FIT = $(PY) -m hoi_lightning fit
 HERE = --trainer.default_root_dir $(DEMO) --ckpt_path last --data.shards $(DEMO)/ho3pairs
 
-.PHONY: help setup demo shards mini-metrics mini-weights test check fix clean-demo
+.PHONY: help setup demo shards check-data mini-metrics mini-weights test check fix clean-demo
 
 help:  ## list the targets
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-12s %s\n", $$1, $$2}'
@@ -67,6 +67,9 @@ $(DEMO)/report.html: $(DEMO)/masknet/done $(DEMO)/fusionnet/done
 
 shards: $(READY) $(if $(filter $(DEMO)/hoi4d,$(HOI4D)),$(DEMO)/hoi4d/demo.json)  ## HO3Pairs shards: make shards HOI4D=/data/HOI4D OUT=/data/ho3pairs
 	$(PY) -m data_prep build --hoi4d $(HOI4D) --out $(OUT) --remover $(REMOVER) --size $(SIZE) --seed $(SEED)
+
+check-data: $(READY) $(if $(filter $(DEMO)/hoi4d,$(HOI4D)),$(DEMO)/hoi4d/demo.json)  ## what of a HOI4D is there, and what its shards will cost: make check-data HOI4D=/data/HOI4D
+	$(PY) -m data_prep check $(HOI4D)
 
 # What comes with the package is drawn with seeds that no data set uses, one category left out.
 MINI := runs/weights

@@ -282,6 +282,21 @@ def test_iou_of_a_proxy_with_itself_is_one() -> None:
     assert proxy_iou(layout, np.zeros_like(hand)) == 0
 
 
+@pytest.mark.parametrize("seed", range(6))
+def test_iou_counts_the_pixels_that_are_drawn(seed: int) -> None:
+    rng = np.random.default_rng(seed)
+    for size in (64, 97, 256):
+        for _ in range(20):
+            theta = rng.uniform(0, 2 * np.pi) if seed % 2 else rng.integers(0, 8) * np.pi / 4
+            b1, b2 = (math.cos(theta), math.sin(theta)) if rng.random() < 0.95 else (0.0, 0.0)
+            layout = Layout(*rng.uniform((0, -1.3, -1.3), (1.6, 1.3, 1.3)).tolist(), b1, b2)
+            proxy = hole_mask(layout.to_tensor(), size, dilation=0)[0].bool().numpy()
+            hand = rng.random((size, size)) < rng.random()
+            expected = (proxy & hand).sum() / max((proxy | hand).sum(), 1)
+            # A pixel centre on the outline itself may be rounded to either side.
+            assert proxy_iou(layout, hand) == pytest.approx(expected, abs=3 / size**2 + 3 / max(hand.sum(), 3))
+
+
 def test_contact_is_overlap_with_the_dilated_object() -> None:
     object_mask = torch.zeros(1, 100, 100, dtype=torch.bool)
     object_mask[:, 40:60, 40:60] = True  # dilated by 2 pixels: NDC ±0.24

@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 from scipy.stats import chisquare, kstest
 
+import data_prep.truth
 from data_prep import build
 from data_prep.hoi4d import Sequence, bounding_box
 from data_prep.labels import LabelMap
@@ -158,6 +159,20 @@ def test_build_carries_the_truth_of_each_sample(tree, built):
             assert clean.shape == obj.shape == (96, 96, 3)
             assert np.abs(clean.astype(int) - obj).mean() < 6  # the hand has been removed well
             assert json.loads(record["rules.json"])["crop"] == info["crop"]
+
+
+def test_no_clip_is_read_twice(tree, built, tmp_path, monkeypatch):
+    """Else a shuffled shard would need all clips in memory, or much time."""
+    read, read_clip = [], data_prep.truth._read_clip
+    monkeypatch.setattr(data_prep.truth, "_read_clip", lambda *words: read.append(words) or read_clip(*words))
+    shards = json.loads((built / "manifest.json").read_text())["shards"]
+    for shard in shards:
+        (tmp_path / shard["name"]).symlink_to(built / shard["name"])
+    written = write_truth(tmp_path, shards, tree, 96)
+    assert len(read) == len(set(read)) == WORLD.clips
+    for entry in written:
+        assert (tmp_path / entry["name"]).read_bytes() == (built / entry["name"]).read_bytes()
+    assert not list(tmp_path.glob(".*"))
 
 
 def test_layouts_follow_the_samples_crop(tree, built, tmp_path):
