@@ -6,6 +6,7 @@ A sample is what FusionNet trains on: two uint8 pictures, the hand's mask, the l
 import io
 import json
 from collections.abc import Callable, Iterator
+from contextlib import suppress
 from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -95,9 +96,10 @@ def _serve(pipe: Any, root: str) -> None:
     decode = in_memory(ShardIndex(root, "train"))
     decode(2)
     pipe.send("ready")
-    while (batches := pipe.recv()) is not None:
-        decode(batches)
-        pipe.send("done")
+    with suppress(EOFError):  # the measurement was stopped
+        while (batches := pipe.recv()) is not None:
+            decode(batches)
+            pipe.send("done")
 
 
 class Stream:
