@@ -51,6 +51,16 @@ def test_training_holes_come_in_the_asked_shares(folder: str) -> None:
     assert layout == pytest.approx(0.45, abs=0.04)
 
 
+def test_the_loss_by_timestep_averages_to_the_loss(folder: str) -> None:
+    fusionnet, data = FusionNet(folder, image_size=SIZE, full_hole=1.0), batch(16)
+    terms = fusionnet.loss(data, generator())
+    means, counts = fusionnet.buckets.compute(), fusionnet.buckets.counts
+    assert all(name.startswith("loss_hole/t") for name in means)
+    weighted = torch.stack(list(means.values())) * counts[counts > 0]
+    torch.testing.assert_close(weighted.sum() / counts.sum(), terms["loss_hole"].detach())
+    assert counts.sum() == 16
+
+
 @pytest.mark.parametrize("prediction_type", ["epsilon", "v_prediction", "sample"])
 def test_min_snr_clips_the_weight_of_x0_at_gamma(folder: str, prediction_type: str) -> None:
     """Every prediction type's squared error is a multiple of x0's: SNR, SNR + 1 and 1 times."""

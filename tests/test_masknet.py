@@ -128,22 +128,35 @@ def test_the_logged_ratio_is_that_of_the_gradients_of_the_estimate(
     predict, batch = task._predict, _batch(1)
     monkeypatch.setattr(task, "_predict", lambda *args: outputs.append(predict(*args)) or outputs[-1])
     seen: dict[str, torch.Tensor] = {}
-    monkeypatch.setattr(task.buckets, "update", lambda t, mask, para, one, other: seen.update(one=one, other=other))
+    monkeypatch.setattr(task.slopes, "update", lambda t, one, other: seen.update(one=one, other=other))
     terms = task.loss(batch, torch.Generator().manual_seed(5))
     for name, slope, factor in (("loss_mask", "one", 1.0), ("loss_para", "other", 3.0)):
         (gradient,) = torch.autograd.grad(terms[name], outputs[-1], retain_graph=True)
         torch.testing.assert_close(seen[slope][0], factor * gradient.norm())
 
 
+@pytest.mark.parametrize("image_features", ["every_step", "once"])
+def test_several_noises_per_picture_are_the_loss_of_pictures_repeated(image_features: Any) -> None:
+    torch.manual_seed(0)
+    several = MaskNet(**SMALL, image_size=32, image_features=image_features, noise_draws=3)
+    one = MaskNet(**SMALL, image_size=32, image_features=image_features)
+    one.load_state_dict(several.state_dict())
+    batch = _batch()
+    repeated = {name: batch[name].repeat_interleave(3, dim=0) for name in ("obj", "layout")}
+    found = several.loss(batch, torch.Generator().manual_seed(2))
+    expected = one.loss(repeated, torch.Generator().manual_seed(2))
+    for name, value in expected.items():
+        torch.testing.assert_close(found[name], value)
+
+
 def test_buckets_split_the_timesteps_evenly() -> None:
-    buckets = LossBuckets(1000)
+    buckets = LossBuckets(1000, ("loss_mask", "loss_para"))
     t = torch.tensor([0, 249, 250, 999])
-    buckets.update(t, torch.tensor([1.0, 3.0, 5.0, 7.0]), t * 1.0, torch.ones(4) * 6, torch.ones(4) * 2)
+    buckets.update(t, torch.tensor([1.0, 3.0, 5.0, 7.0]), t * 1.0)
     figures = buckets.compute()
     assert figures["loss_mask/t000-249"] == 2
     assert figures["loss_mask/t750-999"] == 7
     assert figures["loss_para/t250-499"] == 250
-    assert figures["gradient_ratio/t000-249"] == 3
     assert not any("t500-749" in name for name in figures), "an empty bucket has no mean"
 
 

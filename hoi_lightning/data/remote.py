@@ -55,7 +55,8 @@ class RemoteShards(Shards):
         split: which shards.
         on_error: `raise`, or leave damaged samples out.
         cache_dir: where fetched tars are kept, each named by its sha256.
-        cache_gb: room for them; the one that was not used for longest goes first. Two groups must fit in.
+        cache_gb: room for them, one or two that are just being fetched apart; the one that was not used for longest
+            goes first. Two groups must fit in.
 
     Raises:
         InputError: the URL cannot be read, or its manifest lists no shard of the split.
@@ -152,12 +153,14 @@ class RemoteShards(Shards):
             entry, wanted = self.manifest.latents[f"latents-{entry['name']}"], LATENTS_MEMBERS
         path = self._cache / f"{entry['sha256']}.tar"
         with _locked(path):
-            if not path.exists():
-                self._make_room(entry.get("bytes", 0))
+            fetched = not path.exists()
+            if fetched:
                 self._download(entry, path)
             os.utime(path)
             found, faults = scan(path, entry, wanted)
             self._open_file(path)  # it may be thrown out while it is read
+        if fetched:
+            self._make_room()
         if faults and self._on_error == "raise":
             raise InputError(f"{self.root}/{entry['name']}{str(faults[0]).removeprefix(path.name)}; {REMEDY}")
         categories: dict[str, int] = {}
@@ -189,16 +192,18 @@ class RemoteShards(Shards):
             finally:
                 temporary.unlink(missing_ok=True)
 
-    def _make_room(self, size: int) -> None:
+    def _make_room(self) -> None:
         """Throw out tars that were not used for longest; who reads one still has it open."""
-        tars = sorted(self._cache.glob("*.tar"), key=lambda path: path.stat().st_mtime)
-        taken = size + sum(path.stat().st_size for path in tars)
-        for path in tars:
-            if taken <= self._room:
-                return
-            with suppress(BlockingIOError), _locked(path, fcntl.LOCK_NB):  # one that is just being opened stays
-                taken -= path.stat().st_size
-                path.unlink()
+        with _locked(self._cache / "room"):
+            tars = sorted(self._cache.glob("*.tar"), key=lambda path: path.stat().st_mtime)
+            taken = sum(path.stat().st_size for path in tars)
+            for path in tars:
+                if taken <= self._room:
+                    return
+                # one that is locked was just fetched; who did that makes room after this
+                with suppress(BlockingIOError), _locked(path, fcntl.LOCK_NB):
+                    taken -= path.stat().st_size
+                    path.unlink()
 
 
 class _GroupedOrder:

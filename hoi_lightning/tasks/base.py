@@ -16,6 +16,7 @@ from torch import Tensor
 
 from hoi_lightning.diffusion.ddpm import sample_seeds
 from hoi_lightning.errors import InputError, NonFiniteLoss
+from hoi_lightning.metrics.loss_buckets import LossBuckets
 
 Optimizer = Literal["adamw", "adamw8bit"]
 
@@ -30,9 +31,14 @@ class HoiTask(LightningModule):
         lr_schedule: after the warm-up; `cosine` reaches 0 at the run's last step.
         seed: noise and timesteps of training step k on rank r belong to (seed, k, r), so a resumed run draws the same.
         optimizer: `adamw8bit` keeps AdamW's moments in a quarter of the memory (bitsandbytes).
+
+    Attributes:
+        buckets: loss terms by timestep, for `loss` to feed; None where there are no timesteps.
+        logs_step: whether the metrics of the training step in hand are logged.
     """
 
     checkpoint_hash: str = ""
+    buckets: LossBuckets | None
 
     def __init__(
         self,
@@ -47,6 +53,7 @@ class HoiTask(LightningModule):
         self.learning_rate, self.weight_decay, self.seed = learning_rate, weight_decay, seed
         self.optimizer = optimizer
         self.warmup_steps, self.lr_schedule = warmup_steps, lr_schedule
+        self.buckets, self.logs_step = None, True
 
     def loss(self, batch: dict[str, Any], generator: torch.Generator) -> dict[str, Tensor]:
         """Scalar terms of one batch; the entry `loss` is minimised, all are logged."""
@@ -67,6 +74,7 @@ class HoiTask(LightningModule):
         """
         batches: Any = self.trainer.fit_loop.epoch_loop.batch_progress.total
         step = batches.processed  # unlike batch_idx it survives a resumption
+        self.logs_step = (self.global_step + 1) % self.trainer.log_every_n_steps == 0  # type: ignore[attr-defined]
         terms = self.loss(batch, self._generator(step, self.global_rank))
         if not torch.isfinite(terms["loss"]):
             raise NonFiniteLoss(
@@ -76,6 +84,8 @@ class HoiTask(LightningModule):
         self.log_dict({f"train/{name}": value for name, value in terms.items()})
         self.log("train/learning_rate", self.optimizers().param_groups[0]["lr"])  # type: ignore[union-attr]
         self.log("loss", terms["loss"], prog_bar=True, logger=False)
+        if self.logs_step:
+            self._log_buckets("train")
         return terms["loss"]
 
     def validation_step(self, batch: dict[str, Any], batch_idx: int) -> None:
@@ -85,6 +95,21 @@ class HoiTask(LightningModule):
         self.log_dict(values, batch_size=len(batch["key"]), sync_dist=True)
 
     test_step = validation_step
+
+    def on_validation_epoch_start(self) -> None:
+        """Begin the figures anew."""
+        if self.buckets is not None:
+            self.buckets.reset()
+
+    def on_validation_epoch_end(self) -> None:
+        """Log the loss terms by timestep."""
+        self._log_buckets("val")
+
+    def _log_buckets(self, prefix: str) -> None:
+        if self.buckets is not None:
+            figures = {f"{prefix}/{name}": value for name, value in self.buckets.compute().items()}
+            self.log_dict(figures, sync_dist=prefix != "train")
+            self.buckets.reset()
 
     def key_seeds(self, keys: Sequence[str]) -> list[int]:
         """A seed per sample key, whatever batch the sample is in."""

@@ -14,6 +14,7 @@ from hoi_lightning.diffusion.repaint import PRESETS, Preset, RePaintSampler, sam
 from hoi_lightning.errors import InputError
 from hoi_lightning.grid import draw_grid
 from hoi_lightning.hand_proxy import HOLE_DILATION, hole_mask
+from hoi_lightning.metrics.loss_buckets import LossBuckets
 from hoi_lightning.networks.autoencoder import load_vae
 from hoi_lightning.networks.inpaint_unet import (
     add_lora,
@@ -77,6 +78,8 @@ class FusionNet(HoiTask):
     prompt_embeds: Tensor
     unet: Any
 
+    buckets: LossBuckets
+
     def __init__(
         self,
         pretrained: str = "stable-diffusion-v1-5/stable-diffusion-inpainting",
@@ -131,6 +134,7 @@ class FusionNet(HoiTask):
         self.min_snr_gamma, self.outside_weight = min_snr_gamma, outside_weight
         self.timestep_power, self.crop, self.neighbourhood = timestep_power, crop, neighbourhood
         self.sampler, self.revision = PRESETS[sampler], revision
+        self.buckets = LossBuckets(len(self.schedule.alpha_bar), ("loss_hole",))
 
     def setup(self, stage: str) -> None:
         """Refuse cached latents that another autoencoder made.
@@ -193,6 +197,8 @@ class FusionNet(HoiTask):
         error = error * self._snr_weight(t)[:, None, None, None]
         # no weight may depend on the target, where the hand is: it would tilt the samples towards more hand
         weight = self.outside_weight + (1 - self.outside_weight) * hole_z
+        in_hole = (hole_z * error).sum(dim=(1, 2, 3)) / (hole_z.sum(dim=(1, 2, 3)) * error.shape[1]).clamp(min=1)
+        self.buckets.update(t, in_hole)
         return {
             "loss": (weight * error).sum() / (weight.sum() * error.shape[1]),
             "loss_hole": (hole_z * error).sum() / (hole_z.sum() * error.shape[1]).clamp(min=1),

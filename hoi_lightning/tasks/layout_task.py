@@ -12,7 +12,6 @@ from hoi_lightning.grid import draw_grid
 from hoi_lightning.hand_proxy import Layout, draw_layouts
 from hoi_lightning.metrics.layout_plots import draw_density, scatter_layouts
 from hoi_lightning.metrics.layout_stream import LayoutFigures
-from hoi_lightning.metrics.loss_buckets import LossBuckets
 from hoi_lightning.tasks.base import HoiTask
 
 
@@ -21,12 +20,10 @@ class LayoutTask(HoiTask):
 
     Attributes:
         metric_draws: layouts per picture in validation and test.
-        buckets: loss terms by timestep, for `loss` to feed.
         layout_figures: figures of the sampled layouts.
     """
 
     metric_draws: int
-    buckets: LossBuckets
     layout_figures: LayoutFigures
     _truth: TruthIndex | None
 
@@ -64,16 +61,9 @@ class LayoutTask(HoiTask):
             "layout_density": np.asarray(draw_grid(columns)),
         }
 
-    def training_step(self, batch: dict[str, Any], batch_idx: int) -> Tensor:
-        """One step; where metrics are logged, the loss terms by timestep and the ratio of their gradients too."""
-        loss = super().training_step(batch, batch_idx)
-        if (self.global_step + 1) % self.trainer.log_every_n_steps == 0:  # type: ignore[attr-defined]
-            self._log_buckets("train")
-        return loss
-
     def on_validation_epoch_start(self) -> None:
         """Begin the figures anew."""
-        self.buckets.reset()
+        super().on_validation_epoch_start()
         self.layout_figures.reset()
 
     on_test_epoch_start = on_validation_epoch_start
@@ -110,11 +100,6 @@ class LayoutTask(HoiTask):
         figures = {f"{prefix}/{name}": value for name, value in self.layout_figures.compute().items()}
         self.log_dict(figures, sync_dist=True)  # equal on all ranks by now; sync_dist only says so
         self._log_buckets(prefix)
-
-    def _log_buckets(self, prefix: str) -> None:
-        figures = {f"{prefix}/{name}": value for name, value in self.buckets.compute().items()}
-        self.log_dict(figures, sync_dist=prefix != "train")
-        self.buckets.reset()
 
     def _true_layouts(self, keys: Sequence[str]) -> Tensor | None:
         if self._truth is None:

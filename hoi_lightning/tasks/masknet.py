@@ -48,6 +48,8 @@ class MaskNet(LayoutTask):
         prediction_type: what the network predicts; `sample` is eq. 5 as printed.
         noise_schedule: of the layout diffusion.
         num_train_timesteps: T.
+        noise_draws: timesteps and noises drawn per picture and training step; with image_features `once` the encoder
+            runs once for all of them, so more cost little.
         mask_loss: eq. 7 is `l2`, the squared distance summed over pixels; `l1` sums the absolute one.
         mask_scale: factor of L_mask; 0 trains on L_para alone.
         mask_weight: weight of L_mask at timestep t: 1, or ᾱ_t, which mutes it where the estimate of l0 is a mere mean.
@@ -65,6 +67,7 @@ class MaskNet(LayoutTask):
         seed: see `HoiTask`.
     """
 
+    buckets: LossBuckets
     layout_mean: Tensor
     layout_std: Tensor
 
@@ -89,6 +92,7 @@ class MaskNet(LayoutTask):
         prediction_type: PredictionType = "sample",
         noise_schedule: Literal["linear", "scaled_linear", "squaredcos_cap_v2"] = "squaredcos_cap_v2",
         num_train_timesteps: int = 1000,
+        noise_draws: int = 1,
         mask_loss: Literal["l2", "l1"] = "l2",
         mask_scale: float = 1.0,
         mask_weight: Literal["constant", "alpha_bar"] = "constant",
@@ -115,12 +119,13 @@ class MaskNet(LayoutTask):
         self.schedule = NoiseSchedule(noise_schedule, num_train_timesteps)
         self.prediction_type, self.image_size, self.image_dropout = prediction_type, image_size, image_dropout
         self.mask_loss, self.mask_scale, self.mask_weight = mask_loss, mask_scale, mask_weight
-        self.lambda_para, self.init_from = lambda_para, init_from
+        self.lambda_para, self.init_from, self.noise_draws = lambda_para, init_from, noise_draws
         self.sampler, self.sample_steps, self.guidance_scale = sampler, sample_steps, guidance_scale
         self.metric_draws = metric_draws
         self.register_buffer("layout_mean", torch.zeros(5))
         self.register_buffer("layout_std", torch.ones(5))
-        self.buckets = LossBuckets(num_train_timesteps)
+        self.buckets = LossBuckets(num_train_timesteps, ("loss_mask", "loss_para"))
+        self.slopes = LossBuckets(num_train_timesteps, ("mask", "para"))
         self.layout_figures = LayoutFigures()
         self._truth = None
         self._initialised: InitReport | InputError | None = None
@@ -152,7 +157,8 @@ class MaskNet(LayoutTask):
 
     def loss(self, batch: dict[str, Any], generator: torch.Generator) -> dict[str, Tensor]:
         """L_mask + λ·L_para (eqs. 5-8) at a uniformly drawn timestep."""
-        layout, obj = batch["layout"], self._resize(batch["obj"])
+        obj = self._resize(batch["obj"])
+        layout = batch["layout"].repeat_interleave(self.noise_draws, dim=0)
         x0 = (layout - self.layout_mean) / self.layout_std
         t = torch.randint(len(self.schedule.alpha_bar), (len(x0),), generator=generator, device=x0.device)
         eps = torch.randn(x0.shape, generator=generator, device=x0.device)
@@ -160,15 +166,19 @@ class MaskNet(LayoutTask):
             shown = torch.rand(len(obj), generator=generator, device=x0.device) >= self.image_dropout
             obj = obj * shown[:, None, None, None]
         x_t = self.schedule.q_sample(x0, t, eps)
-        output = self._predict(self.net.see(obj), x_t, t).float()
+        seen = self.net.see(obj).repeat_interleave(self.noise_draws, dim=0)
+        output = self._predict(seen, x_t, t).float()
         error = output - self.schedule.target(x0, eps, t, self.prediction_type)
         para = error.square().mean(dim=1)  # eq. 6
         drawn = splat(self._destandardise(self._to_x0(output, x_t, t)), SPLAT_SIZE)
-        difference = splat(layout, SPLAT_SIZE) - drawn  # eq. 7
+        true = splat(batch["layout"], SPLAT_SIZE).repeat_interleave(self.noise_draws, dim=0)
+        difference = true - drawn  # eq. 7
         distance = difference.square() if self.mask_loss == "l2" else difference.abs()
         weight = self.schedule.alpha_bar.to(x0)[t] if self.mask_weight == "alpha_bar" else torch.ones_like(x0[:, 0])
         mask = self.mask_scale * weight * distance.sum(dim=(1, 2, 3))
-        self.buckets.update(t, mask, para, *self._slopes(mask, error, output))
+        self.buckets.update(t, mask, para)
+        if mask.requires_grad and self.logs_step:  # L_mask's own backward pass is half of a step's cost
+            self.slopes.update(t, *self._slopes(mask, error, output))
         loss = mask.mean() + self.lambda_para * para.mean()  # eq. 8
         return {"loss": loss, "loss_mask": mask.mean(), "loss_para": para.mean()}
 
@@ -225,11 +235,18 @@ class MaskNet(LayoutTask):
 
     def _slopes(self, mask: Tensor, error: Tensor, output: Tensor) -> tuple[Tensor, Tensor]:
         """|∂L_mask/∂output| and |∂λL_para/∂output| (B,); their ratio is the one with respect to l̂0."""
-        para_slope = self.lambda_para * 2 / 5 * error.norm(dim=1)
-        if not mask.requires_grad:
-            return torch.zeros_like(para_slope), torch.zeros_like(para_slope)
         (gradient,) = torch.autograd.grad(mask.sum(), output, retain_graph=True)
-        return gradient.norm(dim=1), para_slope
+        return gradient.norm(dim=1), self.lambda_para * 2 / 5 * error.norm(dim=1)
+
+    def _log_buckets(self, prefix: str) -> None:
+        """The ratio of both terms' gradients with respect to l̂0, too, where there are gradients."""
+        super()._log_buckets(prefix)
+        slopes = self.slopes.compute()
+        for name, slope in slopes.items():
+            term, bucket = name.split("/")
+            if term == "mask" and slopes[f"para/{bucket}"] > 0:
+                self.log(f"{prefix}/gradient_ratio/{bucket}", slope / slopes[f"para/{bucket}"])
+        self.slopes.reset()
 
     def _denoiser(self, picture: Tensor, per_picture: int) -> Denoiser:
         seen = self.net.see(picture).repeat_interleave(per_picture, dim=0)
