@@ -28,6 +28,13 @@ from hoi_lightning.tasks import HoiTask
 from hoi_lightning.tasks.base import read_checkpoint
 
 VERBS = ("fit", "validate", "test", "predict")
+_SMALLER = "lower --data.batch_size"
+_SMALLER_FIT = (
+    "lower --data.batch_size and raise --trainer.accumulate_grad_batches as much, add "
+    "-c configs/overlays/rtx4090.yaml, or, of FusionNet, set --model.gradient_checkpointing true or begin "
+    "anew with -c configs/overlays/lora.yaml; "
+    "--run NAME --ckpt_path last goes on where it stopped"
+)
 RUN_FOLDER_LOGGERS = {"CSVLogger": "csv", "TensorBoardLogger": "tensorboard"}
 
 
@@ -150,6 +157,8 @@ def run(args: list[str]) -> int:
         if isinstance(error, ArgumentError):
             raise InputError(one_line(str(error), _known_keys())) from None
         raise
+    except torch.OutOfMemoryError:
+        raise InputError(f"the GPU's memory is exhausted: {_SMALLER_FIT if args[0] == 'fit' else _SMALLER}") from None
     except SIGTERMException:
         sys.exit(143)  # upstream's own status is 0, as if the run had finished
     return 0

@@ -17,16 +17,15 @@ import numpy as np
 
 from hoi_lightning import __version__
 from hoi_lightning.errors import InputError
-from hoi_lightning.generate import (
+from hoi_lightning.generate import make_folder, write_png, write_text
+from hoi_lightning.metrics.bootstrap import bootstrap_interval
+from hoi_lightning.opening import (
     add_checkpoint_arguments,
     check_weights,
-    make_folder,
+    enough_memory,
     open_pipeline,
     whole_number,
-    write_png,
-    write_text,
 )
-from hoi_lightning.metrics.bootstrap import bootstrap_interval
 from hoi_lightning.provenance import git_commit
 
 if TYPE_CHECKING:
@@ -89,7 +88,8 @@ def run(args: argparse.Namespace) -> None:
     """Sample, measure, and leave `metrics.json`, `grid.png` and `report.html` in `--out`.
 
     Raises:
-        InputError: checkpoints, shards or run folders are missing or damaged, or the folder cannot be written.
+        InputError: checkpoints, shards or run folders are missing or damaged, the folder cannot be written, or a GPU's
+            memory is exhausted.
     """
     from hoi_lightning.report import check_runs
 
@@ -99,7 +99,8 @@ def run(args: argparse.Namespace) -> None:
     from hoi_lightning.data.reader import ShardIndex
 
     index = ShardIndex(args.shards, args.split)
-    evaluate(open_pipeline(args), index, args)
+    with enough_memory(args.device, f"lower --num-images (now {args.num_images})"):
+        evaluate(open_pipeline(args), index, args)
 
 
 def evaluate(pipeline: "HOIPipeline", index: "ShardIndex", args: argparse.Namespace) -> None:

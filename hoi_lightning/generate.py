@@ -9,14 +9,20 @@ import hashlib
 import json
 import os
 from collections import Counter
-from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from hoi_lightning import __version__, order
 from hoi_lightning.errors import InputError
-from hoi_lightning.order import Order, positive
+from hoi_lightning.opening import (
+    add_checkpoint_arguments,
+    check_weights,
+    enough_memory,
+    open_pipeline,
+    whole_number,
+)
+from hoi_lightning.order import Order
 
 if TYPE_CHECKING:
     from PIL import Image
@@ -36,104 +42,19 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     order.add_arguments(parser)
 
 
-def add_checkpoint_arguments(parser: argparse.ArgumentParser) -> None:
-    """Declare the flags of every verb that samples with both networks."""
-    parser.add_argument("--weights", default="mini", help="released folder or hub id; mini comes with the package")
-    parser.add_argument("--masknet", type=Path, help="checkpoint of a MaskNet run, with --fusionnet, instead")
-    parser.add_argument("--fusionnet", type=Path, help="checkpoint of a FusionNet run, with --masknet, instead")
-    parser.add_argument("--painter", metavar="FOLDER_OR_ID", help="diffusers inpainting pipeline, instead of FusionNet")
-    parser.add_argument("--prompt", metavar="TEXT", help="what --painter paints; default: a hand holding the object")
-    parser.add_argument("--out", type=Path, required=True, help="folder for the results, made if absent")
-    parser.add_argument("--seed", type=whole_number(0), default=0, help="of all noise")
-    parser.add_argument(
-        "--layout-sampler", choices=["ddpm", "ddim", "dpm-solver++", "unipc", "repaint"],
-        help="MaskNet's; default: ddim, and repaint where something is wished",
-    )  # fmt: skip
-    parser.add_argument("--layout-steps", type=whole_number(1), default=25, help="steps of MaskNet's sampler")
-    parser.add_argument("--layout-guidance", type=positive, default=1.0, help="classifier-free scale; 1 = none")
-    parser.add_argument("--device", default="auto", help="auto, cpu, cuda, cuda:1 or mps")
-
-
-def check_weights(args: argparse.Namespace) -> None:
-    """Say which weights are missing, before anything slow starts.
-
-    Raises:
-        InputError: a file does not exist, one of the two checkpoints is not given, or flags contradict each other.
-    """
-    from hoi_lightning.painters import find_index
-    from hoi_lightning.pipeline import check_checkpoints, find_weights
-
-    if args.painter and args.fusionnet:
-        raise InputError("--painter paints instead of FusionNet; leave out --fusionnet")
-    if args.prompt is not None and not args.painter:
-        raise InputError("--prompt: FusionNet has its own; give it with --painter, or leave it out")
-    if args.painter:
-        find_index(args.painter)
-    if args.masknet is None and args.fusionnet is None:
-        find_weights(args.weights)
-    elif args.masknet is None or (args.fusionnet is None and not args.painter):
-        raise InputError("--masknet and --fusionnet: give both, or neither and --weights")
-    else:
-        check_checkpoints(args.masknet, args.fusionnet)
-
-
-def open_pipeline(args: argparse.Namespace) -> "HOIPipeline":
-    """The networks that the flags name.
-
-    Raises:
-        InputError: they cannot be opened.
-    """
-    from hoi_lightning.pipeline import HOIPipeline
-
-    if args.painter:
-        pipeline = _open_painter(args)
-    elif args.masknet is None:
-        pipeline = HOIPipeline.from_pretrained(args.weights, args.device)
-    else:
-        pipeline = HOIPipeline.from_checkpoints(args.masknet, args.fusionnet, args.device)
-    pipeline.masknet.sampler = args.layout_sampler
-    pipeline.masknet.sample_steps = args.layout_steps
-    pipeline.masknet.guidance_scale = args.layout_guidance
-    return pipeline
-
-
-def _open_painter(args: argparse.Namespace) -> "HOIPipeline":
-    from hoi_lightning.painters import PROMPT, DiffusersPainter
-    from hoi_lightning.pipeline import HOIPipeline, find_device, find_weights
-    from hoi_lightning.tasks.masknet import MaskNet
-
-    device = find_device(args.device)
-    if args.masknet is None:
-        masknet = MaskNet.from_pretrained(find_weights(args.weights) / "masknet", device)
-    else:
-        masknet = MaskNet.load(args.masknet, device)
-    prompt = PROMPT if args.prompt is None else args.prompt
-    return HOIPipeline(masknet, DiffusersPainter.from_pretrained(args.painter, prompt, device=device), device)
-
-
-def whole_number(minimum: int) -> Callable[[str], int]:
-    """Reader of a command line's whole numbers of at least `minimum`."""
-
-    def read(text: str) -> int:
-        if not text.isdecimal() or int(text) < minimum:
-            raise argparse.ArgumentTypeError(f"must be a whole number of at least {minimum}, got {text!r}")
-        return int(text)
-
-    return read
-
-
 def run(args: argparse.Namespace) -> None:
     """Paint every readable picture and leave PNG, JSON and one sheet in `--out`.
 
     Raises:
-        InputError: a checkpoint is missing, the folder cannot be written, or, once all others are painted, a picture
-            is not readable.
+        InputError: a checkpoint is missing, the folder cannot be written, a GPU's memory is exhausted, or, once all
+            others are painted, a picture is not readable.
     """
     check_weights(args)
     make_folder(args.out)
     pictures, faults = find_pictures(args.images, args.out)
     orders = [(source, order.read_order(source.path, args)) for source in pictures]
-    generate(open_pipeline(args), orders, args)
+    with enough_memory(args.device, f"lower --batch-size (now {args.batch_size}; finished pictures are kept)"):
+        generate(open_pipeline(args), orders, args)
     if faults:
         raise InputError(f"{len(pictures)} pictures are painted, {len(faults)} could not be read: {_some(faults)}")
 
@@ -262,11 +183,12 @@ def _paint(
 
     output = pipeline(
         load_picture(source.path), len(records), args.seed, asked.layouts, args.batch_size, asked.window, asked.wishes,
-        shared_noise=args.interpolate is not None,
+        shared_noise=args.interpolate is not None, hole=asked.hole, zoom=args.zoom,
     )  # fmt: skip
-    for k, (image, layout, hole) in enumerate(zip(output.images, output.layouts, output.hole_masks, strict=True)):
+    for k, (image, hole, view) in enumerate(zip(output.images, output.hole_masks, output.views, strict=True)):
         png = args.out / f"{source.name}_{k}.png"
-        record = records[k] | {"layout": asdict(layout), "hole_area": round(float(hole.mean()), 6)}
+        layout = asdict(output.layouts[k]) if output.layouts else None
+        record = records[k] | {"layout": layout, "view": list(view), "hole_area": round(float(hole.mean()), 6)}
         write_png(png, image)
         # the JSON comes last: where it is, the picture is whole
         write_text(png.with_suffix(".json"), json.dumps(record, indent=2, sort_keys=True) + "\n")
@@ -292,7 +214,7 @@ def _write_sheet(orders: list[tuple[Source, Order]], args: argparse.Namespace) -
     from hoi_lightning.grid import draw_grid
     from hoi_lightning.hand_proxy import Layout
     from hoi_lightning.pipeline import load_picture
-    from hoi_lightning.report import CELL, layout_cell, square_cell
+    from hoi_lightning.report import CELL, hole_cell, layout_cell, square_cell
 
     rows = []
     for source, asked in orders:
@@ -300,10 +222,12 @@ def _write_sheet(orders: list[tuple[Source, Order]], args: argparse.Namespace) -
         layouts, samples = [], []
         for k in range(args.num_images):
             png = args.out / f"{source.name}_{k}.png"
-            layouts.append(Layout(**json.loads(png.with_suffix(".json").read_text())["layout"]))
+            if asked.hole is None:
+                layouts.append(Layout(**json.loads(png.with_suffix(".json").read_text())["layout"]))
             with Image.open(png) as sample:
                 samples.append(square_cell(sample.crop(asked.window)))
-        rows.append([square_cell(obj), layout_cell(obj, layouts), *samples])
-    headers = ["object", "sampled layouts", *(f"sample {k}" for k in range(args.num_images))]
+        where = layout_cell(obj, layouts) if asked.hole is None else hole_cell(obj, asked.hole, asked.window)
+        rows.append([square_cell(obj), where, *samples])
+    headers = ["object", "hole" if args.hole else "sampled layouts", *(f"sample {k}" for k in range(args.num_images))]
     columns = dict(zip(headers, zip(*rows, strict=True), strict=True))
     write_png(args.out / "grid.png", draw_grid(columns, CELL))

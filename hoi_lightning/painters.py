@@ -14,7 +14,8 @@ from safetensors import SafetensorError
 from torch import Tensor
 
 from hoi_lightning.errors import InputError
-from hoi_lightning.hand_proxy import HOLE_DILATION, hole_mask
+from hoi_lightning.hand_proxy import HOLE_DILATION
+from hoi_lightning.holes import check_holes, check_sides
 from hoi_lightning.networks.latent_windows import feather
 
 PROMPT = "a photo of a human hand holding the object"
@@ -70,7 +71,7 @@ class DiffusersPainter:
             # where `guidance_scale` has no default it is for distilled checkpoints only
             name = "guidance_scale" if takes["guidance_scale"].default is not None else "true_cfg_scale"
             self._settings[name] = guidance_scale
-        self._check_size(self.image_size, self.image_size)
+        check_sides(self.name, self.image_size, self.image_size, self._multiple)
         pipe.set_progress_bar_config(disable=True)
 
     @classmethod
@@ -117,31 +118,22 @@ class DiffusersPainter:
         digest = folder_hash(index.parent) if Path(folder_or_id).is_dir() else f"{folder_or_id}@{index.parent.name}"
         return cls(pipe, prompt, image_size, hole_dilation, num_inference_steps, guidance_scale, digest)
 
-    def sample(self, obj: Tensor, layouts: Tensor, seeds: Sequence[int]) -> Tensor:
-        """Paint one hand per picture.
+    @torch.no_grad()
+    def sample_holes(self, obj: Tensor, hole: Tensor, seeds: Sequence[int]) -> Tensor:
+        """Paint one hole per picture.
 
         Args:
-            obj: object pictures (B, 3, S, S) in [-1, 1] at `image_size`.
-            layouts: (B, 5).
+            obj: pictures (B, 3, H, W) in [-1, 1], at `image_size` or another size that the autoencoder takes.
+            hole: (B, 1, H, W) of {0, 1}, 1 = to be painted.
             seeds: one per picture.
 
         Returns:
-            (B, 3, S, S) in [-1, 1]; outside the hole equal to `obj`.
-        """
-        return self.sample_holes(obj, hole_mask(layouts, self.image_size, self.hole_dilation), seeds)
-
-    @torch.no_grad()
-    def sample_holes(self, obj: Tensor, hole: Tensor, seeds: Sequence[int]) -> Tensor:
-        """As `sample`, for holes of any shape (B, 1, S, S) of {0, 1}.
+            (B, 3, H, W) in [-1, 1]; outside the hole equal to `obj`.
 
         Raises:
-            InputError: pictures or holes have a size that cannot be painted.
+            InputError: pictures or holes have a size that cannot be painted, or holes other values.
         """
-        self._check_size(*obj.shape[-2:])
-        if hole.shape != (len(obj), 1, *obj.shape[-2:]):
-            raise InputError(f"holes {tuple(hole.shape)}: pictures {tuple(obj.shape)} want one channel of their size")
-        if not ((hole == 0) | (hole == 1)).all():
-            raise InputError("holes: values other than 0 and 1; threshold them first")
+        check_holes(self.name, obj, hole, self._multiple)
         rows = zip(obj.split(1), hole.split(1), seeds, strict=True)
         painted = [self._paint(one, where, seed) if where.any() else one for one, where, seed in rows]
         return torch.lerp(obj, torch.cat(painted), feather(hole))
@@ -166,14 +158,10 @@ class DiffusersPainter:
             ) from None
         return pictures.to(obj) * 2 - 1
 
-    def _check_size(self, height: int, width: int) -> None:
-        multiple = self.pipe.image_processor.config.vae_scale_factor
-        if height % multiple or width % multiple:
-            nearest = f"{max(1, round(width / multiple)) * multiple}x{max(1, round(height / multiple)) * multiple}"
-            raise InputError(
-                f"pictures of {width}x{height}: {self.name} paints sides that are multiples of {multiple}; resize to "
-                f"{nearest}"
-            )
+    @property
+    def _multiple(self) -> int:
+        """What sides must be multiples of."""
+        return int(self.pipe.image_processor.config.vae_scale_factor)
 
 
 def find_index(folder_or_id: Path | str, revision: str | None = None) -> Path:

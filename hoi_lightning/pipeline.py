@@ -1,7 +1,5 @@
 """From a picture of an object to pictures of a hand using it: MaskNet says where, FusionNet paints."""
 
-import contextlib
-import re
 import struct
 import warnings
 from collections.abc import Sequence
@@ -11,7 +9,7 @@ from typing import Protocol
 
 import numpy as np
 import torch
-from PIL import Image, ImageFilter, ImageOps
+from PIL import Image, ImageOps
 from torch import Tensor
 
 from hoi_lightning.diffusion.ddpm import sample_seeds
@@ -19,9 +17,10 @@ from hoi_lightning.diffusion.samplers import Sampler
 from hoi_lightning.errors import InputError
 from hoi_lightning.guidance import Guidance
 from hoi_lightning.hand_proxy import Layout, hole_mask
-from hoi_lightning.weights import shipped
+from hoi_lightning.holes import check_hole, paste, resize, square_of, to_side, zoom_square
+from hoi_lightning.weights import check_checkpoints, find_weights
 from hoi_lightning.window import Box, centred_square
-from hoi_lightning.wishes import Wishes
+from hoi_lightning.wishes import Wishes, rewindowed
 
 FORMATS = ("JPEG", "PNG", "WEBP", "BMP", "GIF", "TIFF")
 MIN_SIDE = 32  # pixels; smaller objects say nothing about where a hand goes
@@ -45,14 +44,14 @@ class LayoutSampler(Protocol):
 
 
 class Painter(Protocol):
-    """What the pipeline needs of a FusionNet."""
+    """What the pipeline needs of a FusionNet, or of what paints instead of it."""
 
     checkpoint_hash: str
     image_size: int
     hole_dilation: float
 
-    def sample(self, obj: Tensor, layouts: Tensor, seeds: list[int]) -> Tensor:
-        """HOI pictures (B, 3, S, S) in [-1, 1], equal to `obj` outside the hole, without a seam."""
+    def sample_holes(self, obj: Tensor, hole: Tensor, seeds: list[int]) -> Tensor:
+        """HOI pictures (B, 3, S, S) in [-1, 1], equal to `obj` outside the hole (B, 1, S, S), without a seam."""
         ...
 
 
@@ -62,10 +61,11 @@ class HOIOutput:
 
     Attributes:
         images: RGB pictures of the input's size, equal to it to the byte outside the hole.
-        layouts: in the NDC of `window`.
+        layouts: in the NDC of `window`; none at all where a hole was given.
         hole_masks: bool (H, W) of the input's size, True = painted.
         seeds: each sample's own seed, made from (seed, index).
-        window: the square of the input that the networks saw, x0, y0, x1, y1 in pixels.
+        window: the square of the input that MaskNet saw, x0, y0, x1, y1 in pixels.
+        views: the squares that the painter saw: `window`, or with zoom a part of it.
     """
 
     images: list[Image.Image]
@@ -73,6 +73,16 @@ class HOIOutput:
     hole_masks: list[np.ndarray]
     seeds: list[int]
     window: Box
+    views: list[Box]
+
+
+@dataclass(frozen=True)
+class _Place:
+    """Where a sample is painted: its hole in the picture (H, W), the view and the hole in it (1, S, S)."""
+
+    hole: np.ndarray
+    view: Box
+    small_hole: Tensor
 
 
 class HOIPipeline:
@@ -136,6 +146,8 @@ class HOIPipeline:
         window: Box | None = None,
         wishes: Wishes | None = None,
         shared_noise: bool = False,
+        hole: np.ndarray | None = None,
+        zoom: bool = False,
     ) -> HOIOutput:
         """Sample pictures of a hand using the object.
 
@@ -149,65 +161,77 @@ class HOIPipeline:
             layouts: where the hands go, one for all samples or one each; None = ask MaskNet.
             batch_size: samples painted at once; more memory, more speed, the same pictures.
             window: square of the picture that the networks see, `window.choose_square` for one; None = the largest
-                centred one.
+                centred one, or with `hole` the largest that holds it.
             wishes: what MaskNet is asked for.
             shared_noise: all samples have the noise of the first, as between two layouts.
+            hole: bool (H, W) of the picture's size, True = to be painted; MaskNet is not asked.
+            zoom: the painter sees only the square about each hole, so that a small hand has more of its pixels.
 
         Raises:
-            InputError: a wish cannot be met in the window.
-            ValueError: `layouts` has another length than 1 and `num_images`.
+            InputError: a wish cannot be met in the window, or `hole` is none in it.
+            ValueError: `layouts` has another length than 1 and `num_images`, or stands beside `hole`.
         """
         if layouts is not None and len(layouts) not in (1, num_images):
             raise ValueError(f"layouts must have 1 or num_images={num_images} entries, got {len(layouts)}")
-        native = np.asarray(image.convert("RGB"))
+        if hole is not None:
+            if layouts is not None:
+                raise ValueError("hole says where to paint; leave out layouts")
+            check_hole("hole", hole, "the picture", *image.size)
+            window = square_of("hole", hole, window)
         window = window or centred_square(*image.size)
-        square = slice(window[1], window[3]), slice(window[0], window[2])
+        native = np.asarray(image.convert("RGB"))
         guidance = None if wishes is None else wishes.guidance(image.size, window)
         seeds = sample_seeds(seed, [0] * num_images if shared_noise else range(num_images))
-        images, used, holes = [], [], []
-        for start in range(0, num_images, batch_size):
-            chunk = list(range(start, min(start + batch_size, num_images)))
-            given = None if layouts is None else [layouts[k % len(layouts)] for k in chunk]
-            drawn, painted = self._sample(native[square], [seeds[k] for k in chunk], given, guidance)
-            for layout, picture in zip(drawn, painted, strict=True):
-                result, hole = self._paste(native, square, layout, picture)
-                images.append(Image.fromarray(result))
-                used.append(layout)
-                holes.append(hole)
-        return HOIOutput(images, used, holes, seeds, window)
-
-    def _sample(
-        self, square: np.ndarray, seeds: list[int], given: Sequence[Layout] | None, guidance: Guidance | None
-    ) -> tuple[list[Layout], list[np.ndarray]]:
-        """Layouts and painted uint8 (S, S, 3) pictures at the model's size, one per seed."""
-        view = torch.from_numpy(_resize(square, self.fusionnet.image_size).copy()).to(self.device)
-        obj = (view.permute(2, 0, 1).float() / 127.5 - 1).expand(len(seeds), -1, -1, -1)  # (B, 3, S, S)
         # two seeds per sample: layout noise must not repeat in the picture's noise
-        streams = [sample_seeds(seed, [0, 1]) for seed in seeds]
-        if given is None:
-            rows = self.masknet.sample(obj, [pair[0] for pair in streams], guidance=guidance)
-            drawn = [Layout.from_tensor(row) for row in rows.cpu()]
-        else:
-            drawn = list(given)
-        layouts = torch.stack([layout.to_tensor() for layout in drawn]).to(self.device)
-        painted = self.fusionnet.sample(obj, layouts, [pair[1] for pair in streams])
-        pixels = ((painted.float() + 1) * 127.5).round().clamp(0, 255).byte().permute(0, 2, 3, 1).cpu()
-        return drawn, list(pixels.numpy())
+        streams = [sample_seeds(own, [0, 1]) for own in seeds]
+        output = HOIOutput([], [], [], seeds, window, [])
+        for start in range(0, num_images, batch_size):
+            chunk = range(start, min(start + batch_size, num_images))
+            wanted: Sequence[Layout | np.ndarray]
+            if hole is not None:
+                wanted = [hole] * len(chunk)
+            elif layouts is not None:
+                wanted = [layouts[k % len(layouts)] for k in chunk]
+            else:
+                wanted = self._draw(self._see(native, window), [streams[k][0] for k in chunk], guidance)
+            places = [self._place(one, native.shape[:2], window, zoom) for one in wanted]
+            painted = self._paint(native, places, [streams[k][1] for k in chunk])
+            for one, place, picture in zip(wanted, places, painted, strict=True):
+                output.images.append(Image.fromarray(paste(native, place.hole, place.view, picture)))
+                output.layouts.extend([one] if isinstance(one, Layout) else [])
+                output.hole_masks.append(place.hole)
+                output.views.append(place.view)
+        return output
 
-    def _paste(
-        self, native: np.ndarray, window: tuple[slice, slice], layout: Layout, painted: np.ndarray
-    ) -> tuple[np.ndarray, np.ndarray]:
-        """The picture with the painted hole at its own size, uint8 (H, W, 3), and the hole, bool (H, W)."""
-        square = native[window]
-        side, size = square.shape[0], painted.shape[0]
-        inside = hole_mask(layout.to_tensor(), side, self.fusionnet.hole_dilation)[0].bool().numpy()
-        # At the model's own size the painter has blended already; else the two holes differ by up to a model pixel.
-        weight = inside if side == size else _feather(inside, max(1, round(side / size)))
-        known, new = square[inside], _resize(painted, side)[inside].astype(np.float32)  # (pixels of the hole, 3)
-        result, hole = native.copy(), np.zeros(native.shape[:2], dtype=bool)
-        result[window][inside] = (known + weight[inside, None] * (new - known)).round().astype(np.uint8)
-        hole[window] = inside
-        return result, hole
+    def _draw(self, obj: Tensor, seeds: list[int], guidance: Guidance | None) -> list[Layout]:
+        rows = self.masknet.sample(obj.expand(len(seeds), -1, -1, -1), seeds, guidance=guidance)
+        return [Layout.from_tensor(row) for row in rows.cpu()]
+
+    def _place(self, wanted: Layout | np.ndarray, shape: tuple[int, int], window: Box, zoom: bool) -> _Place:
+        """Where a layout in NDC of the window, or a hole, is painted in a picture of (H, W)."""
+        size, dilation = self.fusionnet.image_size, self.fusionnet.hole_dilation
+        if isinstance(wanted, Layout):
+            layout, hole = wanted.to_tensor(), np.zeros(shape, dtype=bool)
+            part = hole_mask(layout, window[2] - window[0], dilation)[0].bool().numpy()
+            hole[window[1] : window[3], window[0] : window[2]] = part
+            view = zoom_square(hole, window, size) if zoom else window
+            return _Place(hole, view, hole_mask(rewindowed(layout, window, view), size, dilation))
+        view = zoom_square(wanted, window, size) if zoom else window
+        return _Place(wanted, view, to_side(wanted[view[1] : view[3], view[0] : view[2]], size))
+
+    def _paint(self, native: np.ndarray, places: list[_Place], seeds: list[int]) -> list[np.ndarray]:
+        """The places' views with painted holes, uint8 (S, S, 3) each at the painter's size."""
+        seen = {view: self._see(native, view) for view in {place.view for place in places}}
+        obj = torch.stack([seen[place.view] for place in places])  # (B, 3, S, S)
+        holes = torch.stack([place.small_hole for place in places]).to(self.device)
+        painted = self.fusionnet.sample_holes(obj, holes, seeds)
+        return list(((painted.float() + 1) * 127.5).round().clamp(0, 255).byte().permute(0, 2, 3, 1).cpu().numpy())
+
+    def _see(self, native: np.ndarray, square: Box) -> Tensor:
+        """A square of a picture at the painter's size, (3, S, S) in [-1, 1]."""
+        part = native[square[1] : square[3], square[0] : square[2]]
+        pixels = torch.from_numpy(resize(part, self.fusionnet.image_size).copy()).to(self.device)
+        return pixels.permute(2, 0, 1).float() / 127.5 - 1
 
 
 def load_picture(path: Path | str) -> Image.Image:
@@ -234,38 +258,6 @@ def load_picture(path: Path | str) -> Image.Image:
         raise InputError(f"{path}: not a picture; give JPEG, PNG, WebP, BMP, GIF or TIFF") from None
     except _BROKEN as error:
         raise InputError(f"{path}: cannot be read ({' '.join(str(error).split())}); save or copy it again") from None
-
-
-def find_weights(folder: Path | str) -> Path:
-    """Where a released folder lies: `mini` in the package, a hub id in the hub's cache, downloaded if need be.
-
-    Raises:
-        InputError: it is none of them.
-    """
-    root = shipped(folder)
-    if not root.is_dir() and re.fullmatch(r"[\w.-]+/[\w.-]+", str(folder)):
-        from huggingface_hub import snapshot_download
-        from huggingface_hub.errors import HfHubHTTPError, LocalEntryNotFoundError
-
-        with contextlib.suppress(HfHubHTTPError, LocalEntryNotFoundError, OSError, ValueError):
-            root = Path(snapshot_download(str(folder)))
-    if not (root / "model_index.json").is_file():
-        raise InputError(
-            f"--weights {folder}: neither `mini`, a folder that `python -m hoi_lightning export` wrote, nor a hub id "
-            "that can be had"
-        )
-    return root
-
-
-def check_checkpoints(masknet: Path | str, fusionnet: Path | str | None) -> None:
-    """Say which checkpoint is missing, before anything slow starts; another painter has no `fusionnet`.
-
-    Raises:
-        InputError: one of the files does not exist.
-    """
-    for flag, path in (("--masknet", masknet), ("--fusionnet", fusionnet)):
-        if path is not None and not Path(path).is_file():
-            raise InputError(f"{flag} {path}: no such checkpoint; give the last.ckpt that `fit` left")
 
 
 def find_device(name: str) -> torch.device:
@@ -311,17 +303,3 @@ def _to_rgb(image: Image.Image) -> Image.Image:
         return image.convert("RGB")
     rgba = image.convert("RGBA")
     return Image.alpha_composite(Image.new("RGBA", rgba.size, "white"), rgba).convert("RGB")
-
-
-def _resize(picture: np.ndarray, side: int) -> np.ndarray:
-    if picture.shape[0] == side:
-        return picture
-    return np.asarray(Image.fromarray(picture).resize((side, side), Image.Resampling.LANCZOS))  # antialiased
-
-
-def _feather(inside: np.ndarray, radius: int) -> np.ndarray:
-    """Weight of the painted picture: 0 outside the hole, rising to 1 over `radius` pixels inside it, float32."""
-    # A blurred half-plane is 1/2 at its edge, so 2·blur - 1 starts at 0 there. Beyond the picture's border it goes on.
-    padded = Image.fromarray(np.pad(inside, radius, mode="edge").astype(np.uint8) * 255)
-    blurred = np.asarray(padded.filter(ImageFilter.BoxBlur(radius)), dtype=np.float32)[radius:-radius, radius:-radius]
-    return inside * (2 * blurred / 255 - 1).clip(0, 1)

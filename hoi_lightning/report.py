@@ -41,6 +41,13 @@ def layout_cell(image: Image.Image, layouts: Sequence[Layout]) -> np.ndarray:
     return draw_layouts(square_cell(image), layouts)
 
 
+def hole_cell(image: Image.Image, hole: np.ndarray, window: tuple[int, int, int, int]) -> np.ndarray:
+    """A picture's window with a hole, bool (H, W) of the whole picture, whitened."""
+    part = Image.fromarray(hole).crop(window).convert("L").resize((CELL, CELL), Image.Resampling.BOX)
+    weight = 0.6 * np.asarray(part, np.float32)[..., None] / 255
+    return (square_cell(image) * (1 - weight) + 255 * weight).round().astype(np.uint8)
+
+
 def write_report(path: Path, metrics: dict[str, Any], grid: Path, runs: Sequence[Path]) -> None:
     """Write `report.html`: no script, no font, no picture from elsewhere.
 

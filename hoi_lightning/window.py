@@ -8,6 +8,7 @@ Box = tuple[int, int, int, int]
 """x0, y0, x1, y1 in pixels; x1 and y1 lie outside."""
 
 CROP_FACTOR = 2.6  # side of a training crop over the longer side of its object's box
+ZOOM_FACTOR = 1.5  # side of what a painter sees closely over the longer side of its hole's box
 _SIDE = 128  # pixels of the longer side in which an object is sought
 _SURROUNDINGS = 25  # of these pixels
 _CONTRAST, _LEAST = 6.0, 20.0  # to the surroundings: in robust standard deviations of the picture's, and in grey levels
@@ -24,11 +25,27 @@ def centred_square(width: int, height: int) -> Box:
     return left, top, left + side, top + side
 
 
-def square_about(box: Box, width: int, height: int) -> Box:
-    """The square in which an object's box lies as in a training crop: centred, or moved and shrunk to fit inside."""
-    side = min(round(CROP_FACTOR * max(box[2] - box[0], box[3] - box[1])), width, height)
+def square_about(box: Box, width: int, height: int, factor: float = CROP_FACTOR, least: int = 0) -> Box:
+    """A square about a box: centred, or moved and shrunk to fit inside the picture.
+
+    Args:
+        box: of an object, which lies in the square as in a training crop, or of something else.
+        width: of the picture.
+        height: of the picture.
+        factor: the square's side over the longer side of the box.
+        least: pixels of the side, where the picture has them.
+    """
+    side = min(max(round(factor * max(box[2] - box[0], box[3] - box[1])), least), width, height)
     left = min(max(round((box[0] + box[2] - side) / 2), 0), width - side)
     top = min(max(round((box[1] + box[3] - side) / 2), 0), height - side)
+    return left, top, left + side, top + side
+
+
+def square_holding(box: Box, width: int, height: int) -> Box:
+    """The largest square that holds a box, as near to the centred one as may be; where none does, it holds a part."""
+    side = min(width, height)
+    left = min(max((width - side) // 2, box[2] - side), box[0])
+    top = min(max((height - side) // 2, box[3] - side), box[1])
     return left, top, left + side, top + side
 
 

@@ -126,19 +126,20 @@ def read_layout(path: Path, window: Box | None = None) -> Layout:
         raise InputError(f"{path}: a layout has a > 0 and a direction (b1, b2) other than 0")
     layout = torch.tensor(values, dtype=torch.float64)
     if window is not None and "window" in record:
-        layout = _rewindowed(layout, record["window"], window)
+        layout = rewindowed(layout, record["window"], window)
     return Layout.from_tensor(layout)
+
+
+def rewindowed(layout: Tensor, old: Box, new: Box) -> Tensor:
+    """Layouts (..., 5) in NDC of one square of a picture, in NDC of another."""
+    half = (old[2] - old[0]) / 2
+    box = [(value - old[axis % 2]) / half - 1 for axis, value in enumerate(new)]
+    return crop_layout(layout, layout.new_tensor(box))
 
 
 def _at(picture: Image.Image, point: tuple[float, float], width: int, height: int) -> int:
     column, row = int(point[0] * picture.width / width), int(point[1] * picture.height / height)
     return int(np.asarray(picture)[min(row, picture.height - 1), min(column, picture.width - 1)])
-
-
-def _rewindowed(layout: Tensor, old: Box, new: Box) -> Tensor:
-    half = (old[2] - old[0]) / 2
-    box = [(value - old[axis % 2]) / half - 1 for axis, value in enumerate(new)]
-    return crop_layout(layout, layout.new_tensor(box))
 
 
 def _to_ndc(flag: str, point: tuple[float, float], window: Box) -> tuple[float, float]:

@@ -73,11 +73,11 @@ class FakeMaskNet:
 class FakeFusionNet:
     checkpoint_hash = "b" * 64
     image_size = SIDE
-    hole_dilation = 0.2
+    hole_dilation = 0.0  # the hole is the recorded hand
 
-    def sample(self, obj, layouts, seeds):
+    def sample_holes(self, obj, hole, seeds):
         skin = torch.tensor([224, 172, 138]).view(3, 1, 1) / 127.5 - 1
-        return torch.lerp(obj, skin.expand_as(obj), hole_mask(layouts, SIDE, 0))
+        return torch.lerp(obj, skin.expand_as(obj), hole)
 
 
 @pytest.fixture

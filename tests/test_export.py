@@ -11,6 +11,7 @@ from safetensors.torch import load_file
 
 from hoi_lightning.__main__ import main
 from hoi_lightning.diffusion.repaint import RePaintSampler
+from hoi_lightning.errors import InputError
 from hoi_lightning.tasks import FusionNet, InpaintBase, MaskNet
 from hoi_lightning.tasks.base import HoiTask
 from tests.tiny import save_sd_folder
@@ -82,6 +83,19 @@ def test_import_after_export_leaves_all_tensors_equal(
     if isinstance(before, FusionNet):
         assert before.latents.fingerprint() == after.latents.fingerprint()
         assert torch.equal(before.schedule.alpha_bar, after.schedule.alpha_bar)
+
+
+@pytest.mark.parametrize("other", ["argument", "weight"])
+def test_a_checkpoint_of_another_version_is_one_line(other: str, checkpoints: dict[str, Path], tmp_path: Path) -> None:
+    checkpoint = torch.load(checkpoints["masknet"], weights_only=True)
+    if other == "argument":
+        checkpoint["hyper_parameters"]["gone"] = 1
+    else:
+        checkpoint["state_dict"]["gone"] = torch.zeros(1)
+    torch.save(checkpoint, tmp_path / "old.ckpt")
+    with pytest.raises(InputError, match=r"old\.ckpt: MaskNet has other.*gone.*fit it again") as caught:
+        MaskNet.load(tmp_path / "old.ckpt")
+    assert "\n" not in str(caught.value)
 
 
 def test_the_folder_says_what_it_is(released: Path, checkpoints: dict[str, Path]) -> None:

@@ -13,6 +13,7 @@ FLOORS = [
     {
         "hoi_lightning.diffusion",
         "hoi_lightning.hand_proxy",
+        "hoi_lightning.holes",
         "hoi_lightning.guidance",
         "hoi_lightning.window",
         "hoi_lightning.wishes",
@@ -34,6 +35,7 @@ FLOORS = [
         "hoi_lightning.config_error",
         "hoi_lightning.evaluate",
         "hoi_lightning.generate",
+        "hoi_lightning.opening",
         "hoi_lightning.order",
         "hoi_lightning.report",
         "hoi_lightning.verbs",

@@ -21,6 +21,7 @@ from tests.tiny_pipelines import SIZE, flux_fill, qwen, sd, sdxl
 
 STEPS = 3  # a class's own strength of 0.6 would leave out the first
 LAYOUTS = torch.stack([Layout(0.8, 0.1, -0.2, 0.0, 1.0).to_tensor(), Layout(0.7, -0.2, 0.1, 1.0, 0.0).to_tensor()])
+HOLES = hole_mask(LAYOUTS, SIZE)
 
 
 @pytest.fixture(autouse=True)
@@ -74,11 +75,11 @@ def objects(count: int = 2, size: int = SIZE):
 def test_a_painter_changes_the_hole_and_nothing_else(painter, kind):
     assert type(painter.pipe).__name__ == f"{kind}{'' if kind == 'FluxFill' else 'Inpaint'}Pipeline"
     obj = objects()
-    painted = painter.sample(obj, LAYOUTS, [3, 4])
+    painted = painter.sample_holes(obj, HOLES, [3, 4])
     assert painted.shape == obj.shape
     assert painted.dtype == torch.float32
     assert painted.abs().max() <= 1
-    hole = hole_mask(LAYOUTS, SIZE, painter.hole_dilation).expand_as(obj) == 1
+    hole = HOLES.expand_as(obj) == 1
     assert 0 < hole.sum() < hole.numel()
     assert torch.equal(painted[~hole], obj[~hole])
     assert (painted[hole] != obj[hole]).float().mean() > 0.9
@@ -86,16 +87,16 @@ def test_a_painter_changes_the_hole_and_nothing_else(painter, kind):
 
 def test_a_picture_depends_on_its_own_seed_only(painter):
     obj = objects()
-    both = painter.sample(obj, LAYOUTS, [3, 4])
-    alone = [painter.sample(obj[k : k + 1], LAYOUTS[k : k + 1], [3 + k]) for k in (1, 0)]
+    both = painter.sample_holes(obj, HOLES, [3, 4])
+    alone = [painter.sample_holes(obj[k : k + 1], HOLES[k : k + 1], [3 + k]) for k in (1, 0)]
     assert torch.equal(both, torch.cat(alone[::-1]))
-    other = painter.sample(obj, LAYOUTS, [3, 5])
+    other = painter.sample_holes(obj, HOLES, [3, 5])
     assert torch.equal(other[0], both[0])
     assert not torch.equal(other[1], both[1])
 
 
 def test_in_the_hole_the_picture_is_what_the_pipeline_gives_by_itself(painter, kind):
-    obj, hole = objects(1), hole_mask(LAYOUTS[:1], SIZE, 0.2)
+    obj, hole = objects(1), HOLES[:1]
     pixels = ((obj[0] + 1) * 127.5).round().byte().permute(1, 2, 0).numpy()
     (alone,) = painter.pipe(
         prompt=PROMPT,
@@ -108,7 +109,7 @@ def test_in_the_hole_the_picture_is_what_the_pipeline_gives_by_itself(painter, k
         output_type="np",
         **SETTINGS[kind],
     ).images
-    painted = painter.sample(obj, LAYOUTS[:1], [7])[0].permute(1, 2, 0).numpy() / 2 + 0.5
+    painted = painter.sample_holes(obj, HOLES[:1], [7])[0].permute(1, 2, 0).numpy() / 2 + 0.5
     inside = feather(hole)[0, 0].numpy() == 1
     assert inside.any()
     np.testing.assert_allclose(painted[inside], alone[inside], atol=1e-4)
@@ -127,18 +128,18 @@ def test_the_prompt_reaches_every_text_encoder_and_the_picture(folders, kind):
                 heard.setdefault(name, []).append(tokens.decode(ids[0]))
 
             encoder.register_forward_pre_hook(hear, with_kwargs=True)
-    painted = painter.sample(objects(1), LAYOUTS[:1], [0])
+    painted = painter.sample_holes(objects(1), HOLES[:1], [0])
     assert set(heard) == {name for name in painter.pipe.components if name.startswith("text_encoder")}
     for name, texts in heard.items():
         assert any(words in text.replace(" ", "") for text in texts), (name, texts)
-    other = open_painter(folders[kind]).sample(objects(1), LAYOUTS[:1], [0])
+    other = open_painter(folders[kind]).sample_holes(objects(1), HOLES[:1], [0])
     assert not torch.equal(painted, other)
 
 
 def test_guidance_is_the_class_s_own_unless_another_is_given(folders, kind):
     own = next(value for name, value in SETTINGS[kind].items() if name in ("guidance_scale", "true_cfg_scale"))
     default, same, other = (
-        open_painter(folders[kind], guidance_scale=scale).sample(objects(1), LAYOUTS[:1], [0])
+        open_painter(folders[kind], guidance_scale=scale).sample_holes(objects(1), HOLES[:1], [0])
         for scale in (None, own, own / 2)
     )
     assert torch.equal(default, same)
@@ -175,8 +176,7 @@ def test_holes_are_checked_and_an_empty_one_costs_nothing(sd_painter, monkeypatc
     ):
         with pytest.raises(InputError, match=f"^holes.*{reason}"):
             sd_painter.sample_holes(obj, hole, [0, 1])
-    monkeypatch.setattr(sd_painter, "pipe", None)  # not to be called
-    monkeypatch.setattr(sd_painter, "_check_size", lambda *_: None)
+    monkeypatch.setattr(sd_painter, "_paint", None)  # not to be called
     assert torch.equal(sd_painter.sample_holes(obj, torch.zeros(2, 1, SIZE, SIZE), [0, 1]), obj)
 
 
@@ -191,8 +191,8 @@ def test_text_to_image_folders_open_as_what_inpaints_with_them(folders, kind, tm
     shutil.copytree(folders[kind], tmp_path / "copy")
     painter = open_painter(rewrite(tmp_path / "copy", _class_name=f"{kind}Pipeline"))
     assert type(painter.pipe).__name__ == f"{kind}InpaintPipeline"
-    same = open_painter(folders[kind]).sample(objects(1), LAYOUTS[:1], [0])
-    assert torch.equal(painter.sample(objects(1), LAYOUTS[:1], [0]), same)
+    same = open_painter(folders[kind]).sample_holes(objects(1), HOLES[:1], [0])
+    assert torch.equal(painter.sample_holes(objects(1), HOLES[:1], [0]), same)
 
 
 def cut(path: Path) -> None:
@@ -270,8 +270,8 @@ def test_a_hub_id_is_filed_under_its_commit(folders, sd_painter, tmp_path, monke
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path))
     painter = open_painter("owner/tiny", revision="v1")
     assert painter.checkpoint_hash == f"owner/tiny@{commit}"
-    same = sd_painter.sample(objects(1), LAYOUTS[:1], [0])
-    assert torch.equal(painter.sample(objects(1), LAYOUTS[:1], [0]), same)
+    same = sd_painter.sample_holes(objects(1), HOLES[:1], [0])
+    assert torch.equal(painter.sample_holes(objects(1), HOLES[:1], [0]), same)
     with pytest.raises(InputError, match="--painter owner/tiny"):
         open_painter("owner/tiny", revision="v2")
 

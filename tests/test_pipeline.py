@@ -14,7 +14,8 @@ from PIL import Image
 from hoi_lightning import generate as verb
 from hoi_lightning.errors import InputError
 from hoi_lightning.hand_proxy import Layout, hole_mask
-from hoi_lightning.pipeline import HOIPipeline, check_checkpoints, find_device, load_picture
+from hoi_lightning.pipeline import HOIPipeline, find_device, load_picture
+from hoi_lightning.weights import check_checkpoints
 
 LAYOUT = Layout(a=0.6, x=0.1, y=-0.2, b1=0.0, b2=1.0)
 
@@ -41,11 +42,11 @@ class FakeFusionNet:
     def __init__(self):
         self.calls = 0
 
-    def sample(self, obj, layouts, seeds):
+    def sample_holes(self, obj, hole, seeds):
         self.calls += 1
         assert obj.shape == (len(seeds), 3, self.image_size, self.image_size)
         paint = torch.stack([noise(seed, 3, self.image_size, self.image_size).tanh() for seed in seeds])
-        self.painted = torch.lerp(obj, paint, hole_mask(layouts, self.image_size, self.hole_dilation))
+        self.painted = torch.lerp(obj, paint, hole)
         return self.painted
 
 
@@ -428,7 +429,7 @@ def test_generate_paints_given_layouts_and_the_way_between_two(generate, tmp_pat
         (["--heat-map", "{tmp}/absent.png"], "absent.png: no such file"),
         (["--keep-out", "{tmp}/words.png"], "not a picture"),
         (["--layout", "{tmp}/bad.json"], "field b2 of the layout is missing"),
-        (["--layout", "{tmp}/bad.json", "--fix-size", "5"], "--layout says all about the layout; leave out --fix-size"),
+        (["--layout", "{tmp}/bad.json", "--fix-size", "5"], "--layout says where hands go; leave out --fix-size"),
     ],
 )
 def test_generate_refuses_contradictions_before_it_paints(generate, tmp_path, words, reason):

@@ -21,6 +21,7 @@ pytest.importorskip("ray")
 pytestmark = pytest.mark.ray
 
 RAY = str(Path(sys.executable).with_name("ray"))
+NO_TOKEN = {"RAY_AUTH_MODE": "disabled"}  # a token that lies in the user's home would be asked of some processes only
 
 
 @pytest.fixture(scope="module")
@@ -58,7 +59,9 @@ class Cluster:
         command = [RAY, "start", *options, "--block", "--object-store-memory=100000000", "--disable-usage-stats"]
         log = self.folder / f"node{len(self.processes)}.log"
         with log.open("w") as file:
-            process = subprocess.Popen(command, stdout=file, stderr=subprocess.STDOUT, start_new_session=True)
+            process = subprocess.Popen(
+                command, stdout=file, stderr=subprocess.STDOUT, start_new_session=True, env=os.environ | NO_TOKEN
+            )
         self.processes.append(process)
         while "Ray runtime started" not in log.read_text():
             assert process.poll() is None, log.read_text()
@@ -94,6 +97,8 @@ def cluster(tmp_path_factory):
 def test_a_cluster_that_loses_a_node_gives_the_same_bytes(tree, built, tmp_path, cluster, monkeypatch):
     nodes = [cluster.add_node(), cluster.add_node()]
     monkeypatch.setenv("RAY_ADDRESS", cluster.address)
+    for name, value in NO_TOKEN.items():
+        monkeypatch.setenv(name, value)
     yielded = 0
     original = launch.make_parts
 

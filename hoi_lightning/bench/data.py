@@ -21,7 +21,8 @@ import numpy as np
 
 from hoi_lightning.bench import readers
 from hoi_lightning.bench.data_figures import Figure, index_figures, memory_figures, resume_figure
-from hoi_lightning.generate import make_folder, whole_number, write_text
+from hoi_lightning.generate import make_folder, write_text
+from hoi_lightning.opening import whole_number
 from hoi_lightning.provenance import git_commit
 
 if TYPE_CHECKING:

@@ -16,8 +16,9 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from hoi_lightning.errors import InputError
-from hoi_lightning.generate import make_folder, whole_number, write_png, write_text
+from hoi_lightning.generate import make_folder, write_png, write_text
 from hoi_lightning.metrics.bootstrap import bootstrap_interval
+from hoi_lightning.opening import whole_number
 from hoi_lightning.provenance import git_commit
 
 if TYPE_CHECKING:

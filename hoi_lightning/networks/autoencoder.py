@@ -78,6 +78,11 @@ def load_vae(folder: str, revision: str | None = None) -> Latents:
 def missing_pretrained(folder: str, part: str, error: Exception) -> str:
     """One line for a checkpoint part that can be neither opened nor downloaded."""
     reason = str(error).strip().splitlines()[0][:160] if str(error).strip() else type(error).__name__
+    if Path(folder).is_dir():
+        return (
+            f"--model.pretrained {folder}: its {part} does not open ({reason}); give a folder that diffusers saved, or "
+            f"fetch it again with `hf download OWNER/NAME --local-dir {folder}`"
+        )
     return (
         f"--model.pretrained {folder}: its {part} is neither a local diffusers folder nor downloadable ({reason}); "
         f"get it with `hf download {folder} --local-dir DIR` where there is a network and pass --model.pretrained DIR"

@@ -112,12 +112,18 @@ def prompt_embedding(folder: str, prompt: str, width: int, revision: str | None 
 
     Read from `<folder>/prompt_embeds.safetensors` when it is there, else computed by the folder's text encoder. A
     folder that declares neither (small ones trained from scratch) gets one zero token.
+
+    Raises:
+        InputError: one of them is damaged, or not to be had.
     """
     stored = Path(folder, "prompt_embeds.safetensors")
     if stored.is_file():
         from safetensors.torch import load_file
 
-        return load_file(stored)["prompt_embeds"].float()
+        try:
+            return load_file(stored)["prompt_embeds"].float()
+        except (OSError, KeyError, SafetensorError) as error:
+            raise InputError(missing_pretrained(folder, stored.name, error)) from None
     if Path(folder).is_dir() and not Path(folder, "text_encoder").is_dir():
         return torch.zeros(1, 1, width)
     from transformers import CLIPTextModel, CLIPTokenizer
@@ -125,7 +131,7 @@ def prompt_embedding(folder: str, prompt: str, width: int, revision: str | None 
     try:
         tokenizer = CLIPTokenizer.from_pretrained(folder, subfolder="tokenizer", revision=revision)
         encoder = CLIPTextModel.from_pretrained(folder, subfolder="text_encoder", revision=revision)
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, RuntimeError, SafetensorError) as error:
         raise InputError(missing_pretrained(folder, "text_encoder", error)) from None
     length = tokenizer.model_max_length
     tokens = tokenizer(prompt, padding="max_length", truncation=True, max_length=length, return_tensors="pt")

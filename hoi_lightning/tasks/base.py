@@ -151,13 +151,19 @@ class HoiTask(LightningModule):
             device: where to put it.
 
         Raises:
-            InputError: no such file, not a readable checkpoint, or one of another task.
+            InputError: no such file, not a readable checkpoint, or one of another task or version.
         """
         checkpoint = read_checkpoint(path, cls.__name__)
         arguments = checkpoint["hyper_parameters"]
-        task = cls(**{key: value for key, value in arguments.items() if not key.startswith("_")})
         weights = checkpoint["state_dict"] | checkpoint.get("ema_state_dict", {})
-        task.load_state_dict(weights, strict=task.strict_loading)
+        try:
+            task = cls(**{key: value for key, value in arguments.items() if not key.startswith("_")})
+            task.load_state_dict(weights, strict=task.strict_loading)
+        except (TypeError, RuntimeError) as error:
+            one_line = " ".join(str(error).split())
+            raise InputError(
+                f"{path}: {cls.__name__} has other arguments or weights by now ({one_line:.200}); fit it again"
+            ) from None
         task.checkpoint_hash = file_hash(Path(path))
         return task.eval().requires_grad_(False).to(device)
 

@@ -14,6 +14,7 @@ from hoi_lightning.diffusion.repaint import PRESETS, Preset, RePaintSampler, sam
 from hoi_lightning.errors import InputError
 from hoi_lightning.grid import draw_grid
 from hoi_lightning.hand_proxy import HOLE_DILATION, hole_mask
+from hoi_lightning.holes import check_holes, check_sides
 from hoi_lightning.metrics.loss_buckets import LossBuckets
 from hoi_lightning.networks.autoencoder import load_vae
 from hoi_lightning.networks.inpaint_unet import (
@@ -114,6 +115,7 @@ class FusionNet(HoiTask):
             pretrained = str(shipped(pretrained))
         self.pretrained = pretrained
         self.latents = load_vae(pretrained, revision)
+        check_sides("FusionNet (--model.image_size)", image_size, image_size, self.latents.factor)
         self.schedule, self.prediction_type = load_schedule(pretrained, revision)
         if unet_channels is None:
             self.unet = load_unet(pretrained, revision, widen_conv_in)
@@ -219,14 +221,22 @@ class FusionNet(HoiTask):
         Returns:
             (B, 3, S, S) in [-1, 1]; outside the hole equal to `obj`.
         """
-        hole = self.hole_mask(layouts)
-        return self.sample_holes(obj, hole, seeds, sampler)
+        return self.sample_holes(obj, self.hole_mask(layouts), seeds, sampler)
 
     @torch.no_grad()
     def sample_holes(
         self, obj: Tensor, hole: Tensor, seeds: Sequence[int], sampler: RePaintSampler | None = None
     ) -> Tensor:
-        """As `sample`, for holes of any shape (B, 1, S, S) of {0, 1}."""
+        """As `sample`, for holes of any shape (B, 1, S, S) of {0, 1}, in pictures of any side that can be encoded.
+
+        Raises:
+            InputError: pictures are not square or their side is no multiple of the autoencoder's factor, or holes have
+                another size or other values.
+        """
+        height, width = obj.shape[-2:]
+        if height != width:
+            raise InputError(f"pictures of {width}x{height}: FusionNet paints squares; cut one out of each")
+        check_holes("FusionNet", obj, hole, self.latents.factor)
         sampler = sampler or self.sampler
         hole_z, context, known = self._to_latent(hole), self._encode_context(obj, hole), self.latents.encode(obj)
         z0 = known.clone()
@@ -336,7 +346,12 @@ class FusionNet(HoiTask):
         Raises:
             InputError: a file is missing, damaged or of another model.
         """
-        task = cls(**read_config(folder) | {"pretrained": str(folder)})
+        arguments = read_config(folder) | {"pretrained": str(folder)}
+        try:
+            task = cls(**arguments)
+        except (InputError, TypeError) as error:  # the remedies that follow the reason are of `fit`
+            reason = str(error).removeprefix(f"--model.pretrained {folder}: ").partition("; ")[0]
+            raise InputError(f"{folder}: holds no {cls.__name__} ({reason}); export it again") from None
         task.checkpoint_hash = file_hash(folder / "unet" / "diffusion_pytorch_model.safetensors")
         return task.eval().requires_grad_(False).to(device)
 

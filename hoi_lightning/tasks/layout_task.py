@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from hoi_lightning.data.truth import TruthIndex
+from hoi_lightning.diffusion.ddpm import sample_seeds
 from hoi_lightning.grid import draw_grid
 from hoi_lightning.hand_proxy import Layout, draw_layouts
 from hoi_lightning.metrics.layout_plots import draw_density, scatter_layouts
@@ -93,7 +94,9 @@ class LayoutTask(HoiTask):
         terms = self.loss(batch, self._generator(batch_idx, self.global_rank, stream=1))
         named = {f"{prefix}/{name}": value for name, value in terms.items()}
         self.log_dict(named, batch_size=len(batch["key"]), sync_dist=True)
-        draws = self._draws(batch, self.seed, self.metric_draws)
+        # noise of each picture's own: with one for all, its chance would not average out over pictures
+        seeds = [seed for own in self.key_seeds(batch["key"]) for seed in sample_seeds(own, range(self.metric_draws))]
+        draws = self.sample(batch["obj"], seeds).reshape(-1, self.metric_draws, 5)
         self.layout_figures.update(draws, batch, self._true_layouts(batch["key"]))
 
     def _log_figures(self, prefix: str) -> None:

@@ -1,0 +1,132 @@
+"""The networks that a command line names, and the numbers on it."""
+
+import argparse
+import contextlib
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from hoi_lightning.errors import InputError
+
+if TYPE_CHECKING:
+    from hoi_lightning.pipeline import HOIPipeline
+
+
+def add_checkpoint_arguments(parser: argparse.ArgumentParser) -> None:
+    """Declare the flags of every verb that samples with both networks."""
+    parser.add_argument("--weights", default="mini", help="released folder or hub id; mini comes with the package")
+    parser.add_argument("--masknet", type=Path, help="checkpoint of a MaskNet run, with --fusionnet, instead")
+    parser.add_argument("--fusionnet", type=Path, help="checkpoint of a FusionNet run, with --masknet, instead")
+    parser.add_argument("--painter", metavar="FOLDER_OR_ID", help="diffusers inpainting pipeline, instead of FusionNet")
+    parser.add_argument("--prompt", metavar="TEXT", help="what --painter paints; default: a hand holding the object")
+    parser.add_argument("--out", type=Path, required=True, help="folder for the results, made if absent")
+    parser.add_argument("--seed", type=whole_number(0), default=0, help="of all noise")
+    parser.add_argument(
+        "--layout-sampler", choices=["ddpm", "ddim", "dpm-solver++", "unipc", "repaint"],
+        help="MaskNet's; default: ddim, and repaint where something is wished",
+    )  # fmt: skip
+    parser.add_argument("--layout-steps", type=whole_number(1), default=25, help="steps of MaskNet's sampler")
+    parser.add_argument("--layout-guidance", type=positive, default=1.0, help="classifier-free scale; 1 = none")
+    parser.add_argument("--device", default="auto", help="auto, cpu, cuda, cuda:1 or mps")
+
+
+def check_weights(args: argparse.Namespace) -> None:
+    """Say which weights are missing, before anything slow starts.
+
+    Raises:
+        InputError: a file does not exist, one of the two checkpoints is not given, or flags contradict each other.
+    """
+    from hoi_lightning.painters import find_index
+    from hoi_lightning.weights import check_checkpoints, find_weights
+
+    if args.painter and args.fusionnet:
+        raise InputError("--painter paints instead of FusionNet; leave out --fusionnet")
+    if args.prompt is not None and not args.painter:
+        raise InputError("--prompt: FusionNet has its own; give it with --painter, or leave it out")
+    if args.painter:
+        find_index(args.painter)
+    if args.masknet is None and args.fusionnet is None:
+        find_weights(args.weights)
+    elif args.masknet is None or (args.fusionnet is None and not args.painter):
+        raise InputError("--masknet and --fusionnet: give both, or neither and --weights")
+    else:
+        check_checkpoints(args.masknet, args.fusionnet)
+
+
+def open_pipeline(args: argparse.Namespace) -> "HOIPipeline":
+    """The networks that the flags name.
+
+    Raises:
+        InputError: they cannot be opened.
+    """
+    from hoi_lightning.pipeline import HOIPipeline
+
+    if args.painter:
+        pipeline = _open_painter(args)
+    elif args.masknet is None:
+        pipeline = HOIPipeline.from_pretrained(args.weights, args.device)
+    else:
+        pipeline = HOIPipeline.from_checkpoints(args.masknet, args.fusionnet, args.device)
+    pipeline.masknet.sampler = args.layout_sampler
+    pipeline.masknet.sample_steps = args.layout_steps
+    pipeline.masknet.guidance_scale = args.layout_guidance
+    return pipeline
+
+
+@contextlib.contextmanager
+def enough_memory(device: str, smaller: str) -> Iterator[None]:
+    """Say what to change where a GPU's memory does not hold the networks and what they paint.
+
+    Args:
+        device: the `--device` asked for.
+        smaller: what makes the batch smaller.
+
+    Raises:
+        InputError: the memory is exhausted.
+    """
+    import torch
+
+    try:
+        yield
+    except torch.OutOfMemoryError:
+        raise InputError(
+            f"--device {device}: the GPU's memory is exhausted; {smaller}, give --device cpu or another GPU, or "
+            "--weights or --fusionnet of a smaller image_size"
+        ) from None
+
+
+def whole_number(minimum: int) -> Callable[[str], int]:
+    """Reader of a command line's whole numbers of at least `minimum`."""
+
+    def read(text: str) -> int:
+        if not text.isdecimal() or int(text) < minimum:
+            raise argparse.ArgumentTypeError(f"must be a whole number of at least {minimum}, got {text!r}")
+        return int(text)
+
+    return read
+
+
+def positive(text: str) -> float:
+    """Reader of a command line's numbers above 0."""
+    try:
+        value = float(text)
+    except ValueError:
+        value = 0.0
+    if not 0 < value < float("inf"):
+        raise argparse.ArgumentTypeError(f"must be a number above 0, got {text!r}")
+    return value
+
+
+def _open_painter(args: argparse.Namespace) -> "HOIPipeline":
+    from hoi_lightning.painters import PROMPT, DiffusersPainter
+    from hoi_lightning.pipeline import HOIPipeline, find_device
+    from hoi_lightning.tasks.masknet import MaskNet
+    from hoi_lightning.weights import find_weights
+
+    device = find_device(args.device)
+    if args.masknet is None:
+        masknet = MaskNet.from_pretrained(find_weights(args.weights) / "masknet", device)
+    else:
+        masknet = MaskNet.load(args.masknet, device)
+    prompt = PROMPT if args.prompt is None else args.prompt
+    return HOIPipeline(masknet, DiffusersPainter.from_pretrained(args.painter, prompt, device=device), device)
