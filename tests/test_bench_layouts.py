@@ -95,6 +95,25 @@ def test_each_mistake_is_found(
     assert not met(result, missed)
 
 
+def test_another_masknet_is_compared_picture_by_picture(
+    shards: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture
+) -> None:
+    monkeypatch.setattr(
+        MaskNet, "load", lambda path, _: Sampler(None if Path(path).stem in ("good", "same") else "blind")
+    )
+    words = ["--masknet", "good.ckpt", "--others", "twin=same.ckpt", "worse=bad.ckpt", "--shards", str(shards),
+             "--out", str(tmp_path), "--draws", "32", "--guided", "1"]  # fmt: skip
+    main(["bench", "layouts", *words])
+    others = json.loads((tmp_path / "layouts.json").read_text())["others"]
+    assert list(others) == ["MaskNet", "twin", "worse"]
+    assert others["twin"]["difference"] == {"value": 0, "low": 0, "high": 0}, "the noise is the same"
+    assert others["worse"]["difference"]["low"] > 0
+    assert all(row["ms_per_layout"] > 0 for row in others.values())
+    assert "| worse |" in capsys.readouterr().out
+    assert main(["bench", "layouts", *words[:2], "--others", "bad.ckpt", *words[5:]]) == 2
+    assert "--others bad.ckpt: write NAME=CKPT" in capsys.readouterr().err
+
+
 def test_truth_is_read_as_it_was_written(shards: Path) -> None:
     index, truth = ShardIndex(shards, "test"), TruthIndex(shards, "test")
     for i in range(len(index)):

@@ -1,6 +1,7 @@
 """Sampling for `bench layouts`: every row of its table for each picture, and guidance tried on some."""
 
 import argparse
+import time
 import zlib
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -36,6 +37,7 @@ class Trial:
         object_mask: bool (1, S, S).
         true: draws of the true distribution, (N, 5).
         rules: the rule of each.
+        seeds: K, of the draws.
         sampled: MaskNet's draws on the clean picture, (K, 5).
         distances: energy distance of each row of the table.
         shares: of the rules: `true`, of a `second` true sample, and of `masknet`.
@@ -48,6 +50,7 @@ class Trial:
     object_mask: Tensor
     true: Tensor
     rules: list[str]
+    seeds: list[int]
     sampled: Tensor
     distances: dict[str, float] = field(default_factory=dict)
     shares: dict[str, dict[str, float]] = field(default_factory=dict)
@@ -76,31 +79,43 @@ def measure(
     from tqdm import tqdm
 
     trials: list[Trial] = []
-    seeds: list[list[int]] = []
     for i in tqdm(chosen, unit="picture", desc="bench layouts"):
         pair = index.sample(i, ["obj", "object"])
         known = truth.truth(pair.info.key)
-        seeds.append(sample_seeds(sample_seeds(args.seed, [zlib.crc32(pair.info.key.encode())])[0], range(args.draws)))
+        seeds = sample_seeds(sample_seeds(args.seed, [zlib.crc32(pair.info.key.encode())])[0], range(args.draws))
         clean, removed = (_as_input(picture, masknet) for picture in (known.clean, pair.obj))
         assert pair.object is not None
         trial = Trial(
             pair.info.category, f"{pair.info.category}/{pair.info.instance}", known.clean,
             torch.from_numpy(np.array(pair.object))[None], torch.from_numpy(known.layouts), known.rules,
-            _sample(masknet, clean, seeds[-1]),
+            seeds, _sample(masknet, clean, seeds),
         )  # fmt: skip
         rows = {
             "masknet": trial.sampled,
-            "removed": _sample(masknet, removed, seeds[-1]),
-            "few_steps": _sample(masknet, clean, seeds[-1], num_steps=10, sampler="ddim"),
-            "many_steps": _sample(masknet, clean, seeds[-1], num_steps=100, sampler="ddim"),
+            "removed": _sample(masknet, removed, seeds),
+            "few_steps": _sample(masknet, clean, seeds, num_steps=10, sampler="ddim"),
+            "many_steps": _sample(masknet, clean, seeds, num_steps=100, sampler="ddim"),
             "constant": _constant(marginal).expand(args.draws, 5),
-            "marginal": _some(marginal, args.draws, seeds[-1][0]),
+            "marginal": _some(marginal, args.draws, seeds[0]),
         }
         _fill(trial, rows, args.draws, list(known.shares))
         trials.append(trial)
     for trial, other in zip(trials, _strangers(trials), strict=True):
         trial.distances["shuffled"] = energy_distance(other.sampled, trial.true).item()
-    return trials, _try_guidance(masknet, trials[: args.guided], seeds)
+    return trials, _try_guidance(masknet, trials[: args.guided])
+
+
+@torch.no_grad()
+def compare(other: MaskNet, trials: Sequence[Trial]) -> dict[str, np.ndarray]:
+    """Another MaskNet on the same pictures with the same noise: `distance`, `contact` and `seconds`, (N,) each."""
+    rows = []
+    for trial in trials:
+        picture, start = _as_input(trial.clean, other), time.perf_counter()
+        layouts = _sample(other, picture, trial.seeds)  # on the CPU: a GPU has finished
+        seconds = time.perf_counter() - start
+        distance = energy_distance(layouts, trial.true).item()
+        rows.append((distance, contact_rate(layouts, trial.object_mask), seconds))
+    return dict(zip(("distance", "contact", "seconds"), np.array(rows).T, strict=True))
 
 
 def _fill(trial: Trial, rows: dict[str, Tensor], draws: int, names: list[str]) -> None:
@@ -119,7 +134,7 @@ def _fill(trial: Trial, rows: dict[str, Tensor], draws: int, names: list[str]) -
     }
 
 
-def _try_guidance(masknet: MaskNet, trials: Sequence[Trial], seeds: Sequence[list[int]]) -> dict[str, Any]:
+def _try_guidance(masknet: MaskNet, trials: Sequence[Trial]) -> dict[str, Any]:
     """Largest deviations from fixed numbers, and how often wishes come true with and without them."""
     fixed = {
         "position": fix(position=(0.15, -0.1)),
@@ -130,13 +145,13 @@ def _try_guidance(masknet: MaskNet, trials: Sequence[Trial], seeds: Sequence[lis
     }
     deviations = dict.fromkeys(fixed, 0.0)
     wishes: dict[str, list[list[float]]] = {"heat_map": [], "keep_out": [], "touch": []}
-    for trial, own in zip(trials, seeds, strict=False):
-        picture, some = _as_input(trial.clean, masknet), own[:GUIDED_DRAWS]
+    for trial in trials:
+        picture, some = _as_input(trial.clean, masknet), trial.seeds[:GUIDED_DRAWS]
         free = _sample(masknet, picture, some)
         for name, wish in fixed.items():
             drawn = _sample(masknet, picture, some, guidance=Guidance(fixed=wish))
             deviations[name] = max(deviations[name], float((drawn - wish)[:, ~wish.isnan()].abs().max()))
-        centre = trial.true[own[0] % len(trial.true), 1:3]
+        centre = trial.true[some[0] % len(trial.true), 1:3]
         region = _disc(centre)
         mask = torch.nn.functional.adaptive_avg_pool2d(trial.object_mask.float()[None], MAP_SIZE)
         tried = {

@@ -42,6 +42,13 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--train-shards", type=Path, help="shards it was trained on, for the marginal; default: --shards"
     )
+    parser.add_argument(
+        "--others",
+        nargs="+",
+        default=[],
+        metavar="NAME=CKPT",
+        help="other MaskNets, compared with it picture by picture",
+    )
     parser.add_argument("--split", choices=["val", "test"], default="test", help="part of the shards")
     parser.add_argument("--out", type=Path, required=True, help="folder for the results, made if absent")
     parser.add_argument("--pictures", type=whole_number(2), default=64, help="pictures of the split")
@@ -66,7 +73,7 @@ def run(args: argparse.Namespace) -> int:
     """
     import torch
 
-    from hoi_lightning.bench.layout_trials import measure
+    from hoi_lightning.bench.layout_trials import compare, measure
     from hoi_lightning.data.reader import ShardIndex
     from hoi_lightning.data.truth import TruthIndex
     from hoi_lightning.evaluate import spread
@@ -79,11 +86,17 @@ def run(args: argparse.Namespace) -> int:
     if len({(index.info(i).category, index.info(i).instance) for i in chosen}) < 2:
         raise InputError(f"--shards {args.shards}: its {args.split} split shows one object; intervals need at least 2")
     device = find_device(args.device)
-    opened = MaskNet.from_pretrained if args.masknet.is_dir() else MaskNet.load
-    masknet = opened(args.masknet, device)
-    masknet.sampler, masknet.sample_steps = args.layout_sampler, args.layout_steps
+
+    def opened(path: Path) -> MaskNet:
+        masknet = (MaskNet.from_pretrained if path.is_dir() else MaskNet.load)(path, device)
+        masknet.sampler, masknet.sample_steps = args.layout_sampler, args.layout_steps
+        return masknet
+
+    masknet = opened(args.masknet)
+    others = {name: opened(Path(path)) for name, path in map(_named, args.others)}
     make_folder(args.out)
     trials, guidance = measure(masknet, index, truth, chosen, marginal, args)
+    rivals = {name: compare(other, trials) for name, other in {"MaskNet": masknet, **others}.items()} if others else {}
     result = {
         "provenance": {
             "num_pictures": len(trials),
@@ -98,6 +111,7 @@ def run(args: argparse.Namespace) -> int:
         },
         **summarise(trials, args.seed),
         "guidance": guidance,
+        "others": _others(rivals, trials, args),
     }
     result["targets"] = judge(result)
     write_text(args.out / "layouts.json", json.dumps(result, indent=2, allow_nan=False) + "\n")
@@ -113,8 +127,7 @@ def summarise(trials: Sequence["Trial"], seed: int) -> dict[str, Any]:
     distances = {row: np.array([trial.distances[row] for trial in trials]) for row in ROWS}
 
     def figure(values: np.ndarray) -> dict[str, Any]:
-        low, high = bootstrap_interval(values, groups, seed)
-        return {"value": float(values.mean()), "low": low, "high": high}
+        return _figure(values, groups, seed)
 
     def ratio(above: np.ndarray, below: np.ndarray) -> dict[str, Any]:
         low, high = _ratio_interval(above, below, groups, seed)
@@ -133,6 +146,32 @@ def summarise(trials: Sequence["Trial"], seed: int) -> dict[str, Any]:
         "contact": {name: figure(values) for name, values in contact.items()}
         | {"masknet - truth": figure(contact["masknet"] - contact["truth"])},
         "rules": _rules(trials),
+    }
+
+
+def _figure(values: np.ndarray, groups: np.ndarray, seed: int) -> dict[str, Any]:
+    low, high = bootstrap_interval(values, groups, seed)
+    return {"value": float(values.mean()), "low": low, "high": high}
+
+
+def _named(word: str) -> tuple[str, str]:
+    name, separator, path = word.partition("=")
+    if not (name and separator and path):
+        raise InputError(f"--others {word}: write NAME=CKPT")
+    return name, path
+
+
+def _others(rivals: dict[str, dict[str, np.ndarray]], trials: Sequence["Trial"], args: argparse.Namespace) -> Any:
+    """Distances of the other MaskNets, less that of the first, picture by picture."""
+    groups = np.array([trial.instance for trial in trials])
+    return {
+        name: {
+            "distance": float(row["distance"].mean()),
+            "difference": _figure(row["distance"] - rivals["MaskNet"]["distance"], groups, args.seed),
+            "contact": float(row["contact"].mean()),
+            "ms_per_layout": 1e3 * float(np.median(row["seconds"])) / args.draws,
+        }
+        for name, row in rivals.items()
     }
 
 
@@ -183,6 +222,12 @@ def table(result: dict[str, Any]) -> str:
     for wish in ("heat_map", "keep_out", "touch"):
         free, guided = (result["guidance"][wish][key] for key in ("free", "guided"))
         lines.append(f"| {wish.replace('_', ' ')}: {result['guidance'][wish]['what']} | {free:.3f} → {guided:.3f} |")
+    if result["others"]:
+        lines += ["", "| MaskNets | energy distance | less the first's | 95 % interval | contact | ms a layout |"]
+        lines += ["|---|---:|---:|---|---:|---:|"]
+    for name, row in result["others"].items():
+        figures = f"{row['distance']:.4f} | {cells(row['difference'])} | {row['contact']:.4f}"
+        lines.append(f"| {name} | {figures} | {row['ms_per_layout']:.2f} |")
     lines += ["", "| target | value | met |", "|---|---:|---|"]
     lines += [f"| {t['target']} | {t['value']:.4g} | {'yes' if t['met'] else '**no**'} |" for t in result["targets"]]
     return "\n".join(lines) + "\n"
