@@ -6,7 +6,7 @@ from typing import Any
 import pytest
 import torch
 
-from hoi_lightning.data.augment import Augment, augment, blur, crop_boxes, crop_points, jitter_layout, warp
+from hoi_lightning.data.augment import Augment, augment, blur, colour_map, crop_boxes, crop_points, jitter_layout, warp
 from hoi_lightning.hand_proxy import crop_layout, flip_layout, hole_mask, scale_layout, splat
 from tests.tiny import sample
 
@@ -132,3 +132,30 @@ def test_jitter_is_measured_in_radii_and_degrees() -> None:
     # a picture twice as large, jittered, is the jittered picture twice as large
     torch.testing.assert_close(jitter_layout(scale_layout(layout, 2), draws, settings), scale_layout(moved, 2))
     assert torch.equal(jitter_layout(layout, torch.zeros(4, 4), settings), layout)
+
+
+def test_colours_change_alike_in_both_pictures_and_grey_stays_grey() -> None:
+    torch.manual_seed(0)
+    count = 6
+    picture = 0.4 * torch.rand(count, 3, 8, 8) - 0.2
+    grey = picture[:, :1].expand(-1, 3, -1, -1)
+    batch = {
+        "layout": torch.rand(count, 5),
+        "epoch": torch.zeros(count, dtype=torch.int64),
+        "index": torch.arange(count),
+    }
+    settings = Augment(crop_area=1.0, sdedit=0.0, noise=0.0, colour=0.4)
+    found = augment(batch | {"hoi": picture, "obj": picture}, settings, seed=0)
+    assert torch.equal(found["hoi"], found["obj"])
+    assert (found["obj"] - picture).abs().amax(dim=(1, 2, 3)).min() > 0.01
+    turned = augment(batch | {"obj": grey}, settings, seed=0)["obj"]
+    torch.testing.assert_close(turned, turned[:, :1].expand(-1, 3, -1, -1))
+
+
+def test_a_full_turn_of_the_hue_by_steps_is_the_identity_and_thirds_swap_channels() -> None:
+    third = torch.tensor([[0.0, 0.0, 0.0, 4 / 3]])  # 120 degrees in quarter turns
+    matrix, offset = colour_map(third)
+    torch.testing.assert_close(matrix[0], torch.eye(3).roll(1, dims=0))
+    torch.testing.assert_close(torch.linalg.matrix_power(matrix[0], 3), torch.eye(3))
+    assert offset == 0
+    torch.testing.assert_close(colour_map(torch.zeros(1, 4))[0][0], torch.eye(3))

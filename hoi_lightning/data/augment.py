@@ -15,7 +15,7 @@ from hoi_lightning.hand_proxy import crop_layout, flip_layout
 
 PICTURES = ("hoi", "obj", "hand", "object")
 MAX_BLUR = 1 / 128  # of the side: 2 pixels of 256
-_DRAWS = 12
+_DRAWS = 16
 
 
 @dataclass(frozen=True)
@@ -28,6 +28,8 @@ class Augment:
         sdedit: probability that the object picture is replaced by its SDEdit copy, where the shards have one.
         blur: probability that the object picture is blurred, σ up to 1/128 of its side.
         noise: probability of Gaussian noise (σ = 0.05 of the value range 0..1) on the object picture.
+        colour: brightness, contrast and saturation of both pictures change by up to this share, alike in both, and the
+            hue by up to this share of a quarter turn.
         jitter: the layout's centre moves by up to this many radii along x and y, and its radius changes by up to this
             share of itself.
         jitter_degrees: the forearm turns by up to so many degrees.
@@ -38,6 +40,7 @@ class Augment:
     sdedit: float = 0.5
     blur: float = 0.0
     noise: float = 0.5
+    colour: float = 0.0
     jitter: float = 0.0
     jitter_degrees: float = 0.0
 
@@ -74,6 +77,11 @@ def augment(batch: dict[str, Any], settings: Augment, seed: int) -> dict[str, An
                 batch[name] = warp(batch[name], box, flip, nearest=name in ("hand", "object"))
     if settings.jitter > 0 or settings.jitter_degrees > 0:
         batch["layout"] = jitter_layout(batch["layout"], 2 * draws[:, 8:12] - 1, settings)
+    if settings.colour > 0:
+        matrix, offset = colour_map(settings.colour * (2 * draws[:, 12:16] - 1))
+        for name in ("hoi", "obj"):
+            if name in batch:
+                batch[name] = recolour(batch[name], matrix, offset)
     if "obj" in batch and settings.blur > 0:
         sigma = MAX_BLUR * batch["obj"].shape[-1] * draws[:, 7] * (draws[:, 6] < settings.blur)
         batch["obj"] = blur(batch["obj"], sigma)
@@ -96,6 +104,29 @@ def jitter_layout(layout: Tensor, draws: Tensor, settings: Augment) -> Tensor:
     a = a * (1 + settings.jitter * draws[:, 2]).clamp(min=0).sqrt()
     x, y = x + reach * draws[:, 0], y + reach * draws[:, 1]
     return torch.stack([a, x, y, cos * b1 - sin * b2, sin * b1 + cos * b2], dim=1)
+
+
+def colour_map(change: Tensor) -> tuple[Tensor, Tensor]:
+    """RGB in [-1, 1] → matrix·RGB + offset, for changes (B, 4) of brightness, contrast, saturation and hue.
+
+    The grey axis keeps its direction; saturation scales what is across it, the hue turns that.
+
+    Returns:
+        Matrices (B, 3, 3) and offsets (B,).
+    """
+    brightness, contrast, saturation, hue = change.unbind(1)
+    grey = torch.full((3, 3), 1 / 3, device=change.device, dtype=change.dtype)
+    across = torch.eye(3, device=change.device, dtype=change.dtype) - grey
+    turn = torch.tensor([[0, -1, 1], [1, 0, -1], [-1, 1, 0]], device=change.device, dtype=change.dtype) / 3**0.5
+    angle = (torch.pi / 2 * hue)[:, None, None]
+    turned = angle.cos() * across + angle.sin() * turn  # Rodrigues, about (1, 1, 1)/√3
+    return (1 + contrast)[:, None, None] * (grey + (1 + saturation)[:, None, None] * turned), brightness
+
+
+def recolour(pictures: Tensor, matrix: Tensor, offset: Tensor) -> Tensor:
+    """Map the colours of pictures (B, 3, S, S) by `colour_map`'s matrices and offsets, cut off at [-1, 1]."""
+    mapped = torch.einsum("bij,bjhw->bihw", matrix, pictures) + offset[:, None, None, None]
+    return mapped.clamp(-1, 1)
 
 
 def blur(pictures: Tensor, sigma: Tensor) -> Tensor:

@@ -46,6 +46,7 @@ class HoiDataModule(LightningDataModule):
         sdedit: see `Augment`.
         blur: see `Augment`.
         noise: see `Augment`.
+        colour: see `Augment`.
         jitter: see `Augment`.
         jitter_degrees: see `Augment`.
         seed: decides the order of samples and their augmentation.
@@ -68,6 +69,7 @@ class HoiDataModule(LightningDataModule):
         sdedit: float = 0.5,
         blur: float = 0.0,
         noise: float = 0.5,
+        colour: float = 0.0,
         jitter: float = 0.0,
         jitter_degrees: float = 0.0,
         seed: int = 0,
@@ -81,7 +83,7 @@ class HoiDataModule(LightningDataModule):
         self.fields, self.latents, self.seed = fields, latents, seed
         self.on_error, self.max_bad_fraction = on_error, max_bad_fraction
         self.cache_dir, self.cache_gb = cache_dir or cache_folder() / "shards", cache_gb
-        self.augment = Augment(crop_area, flip, sdedit, blur, noise, jitter, jitter_degrees)
+        self.augment = Augment(crop_area, flip, sdedit, blur, noise, colour, jitter, jitter_degrees)
         self._indices: dict[str, Shards] = {}
         self._tallies: list[Tally] = []
         self._start = (0, 0)  # epoch and position of the first batch of this start of the run
