@@ -114,6 +114,19 @@ def test_a_left_hand_is_a_mirrored_right_one():
     np.testing.assert_array_equal(there.rgb, here.rgb[..., ::-1])
 
 
+@pytest.mark.parametrize("category", list(RULES))
+def test_a_crop_shows_all_that_decides_about_a_layout(category):
+    rng = np.random.default_rng(4)
+    thing, view, _ = a_scene(category, rng)
+    flat = replace(view, nearness=0.0)
+    larger = replace(thing, size=1.2 * thing.size)
+    for seed in range(20):
+        one, other = (draw_grasp(which, flat, SCALE, np.random.default_rng(seed)) for which in (thing, larger))
+        assert other.scale == pytest.approx(1.2 * one.scale)
+        beside, enlarged = one.joints[:, :2] - thing.centre, other.joints[:, :2] - thing.centre
+        np.testing.assert_allclose(enlarged, 1.2 * beside, atol=0.2 * 12)  # aim wavers by a few pixels, 3 σ or more
+
+
 def painted_mask(grasp: Grasp, skin: Skin, light: np.ndarray) -> np.ndarray:
     arm = paint_arm(grasp, skin, light)
     x0, y0, x1, y1 = arm.window

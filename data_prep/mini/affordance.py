@@ -12,7 +12,7 @@ from typing import Literal
 import numpy as np
 
 from data_prep.mini.hand import Grip, GripKind, Pose, draw_grip, joints_mm
-from data_prep.mini.objects import Thing
+from data_prep.mini.objects import SIZES, Thing
 from data_prep.mini.view import SIZE, View
 
 Direction = Literal["outward", "across", "along", "person"]
@@ -23,7 +23,8 @@ HiddenBy = Literal["object", "handle"]
 DOWN = np.pi / 2  # the person sits at the picture's lower edge
 SHOULDER = DOWN - 0.2  # and the right arm comes a little from the right
 FINGERS, THUMB, NONE = frozenset({1, 2, 3, 4}), frozenset({0}), frozenset[int]()
-SINK_MM = np.array([0.0, 20.0, 40.0, 60.0])  # how much lower the joints of an `under` digit lie than its grip says
+HAND_SIZES = (0.9, 1.1)  # factors on the hand's scale: how large hands are beside things
+SINK_MM = np.array([0.0, 30.0, 60.0, 90.0])  # how much lower the joints of an `under` digit lie than its grip says
 # the joints, weighted 0.45 and 0.55, whose mean is laid on the part
 _HOLDS: dict[Hold, tuple[tuple[int, ...], tuple[int, ...]]] = {
     "tips": ((4,), (8, 12)),
@@ -211,7 +212,11 @@ def draw_grasp(thing: Thing, view: View, scale: float, rng: np.random.Generator,
     back = np.array([np.cos(forearm), np.sin(forearm)])
     target = thing.point(u, 0.0) if rule.part == "axis" else thing.centre + u * thing.size * back * [1, thing.squash]
     target = target + rng.normal(0, 3, 2)
-    scale = float(scale * view.magnification(float(target[1])) * rng.uniform(*rule.size))
+    # A crop cut to its object does not show how large that is. So a larger one is a nearer one, with a larger hand, and
+    # how large hands are beside things is drawn for each frame: a layout has no cause that no picture shows.
+    nearness = thing.size / np.mean(SIZES[thing.category]) / view.magnification(float(thing.centre[1]))
+    hand = rng.uniform(*rule.size) * rng.uniform(*HAND_SIZES)
+    scale = float(scale * nearness * view.magnification(float(target[1])) * hand)
 
     joints = joints_mm(grip)
     pose = Pose(forearm + np.pi + grip.bend, roll, np.zeros(2), scale)
