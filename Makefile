@@ -119,7 +119,7 @@ $(MINI)/fusionnet/done: | $(MINI)/latents.done
 	touch $@
 
 $(MINI)/masknet/done: | $(MINI)/ho3pairs/manifest.json
-	$(FIT) -c configs/mini/masknet.yaml $(MINI_HERE) $(MINI)/ho3pairs --run masknet --trainer.max_steps 5000
+	$(FIT) -c configs/mini/masknet.yaml $(MINI_HERE) $(MINI)/ho3pairs --run masknet --trainer.max_steps 8000
 	touch $@
 
 $(MINI)/mini/card.json: $(MINI)/fusionnet/done $(MINI)/masknet/done
