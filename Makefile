@@ -9,8 +9,8 @@ WEIGHTS := hoi_lightning/weights
 
 # Where `make demo` works, on what, and the steps of its fits; HOI4D, OUT, SIZE and REMOVER are `make shards`' own.
 DEMO ?= runs/demo
-CLIPS ?= 128
-FRAMES ?= 24
+CLIPS ?= 256
+FRAMES ?= 12
 SEED ?= 0
 STEPS ?= 1800
 FUSION_STEPS ?= 1200
