@@ -177,7 +177,7 @@ class MaskNet(LayoutTask):
         weight = self.schedule.alpha_bar.to(x0)[t] if self.mask_weight == "alpha_bar" else torch.ones_like(x0[:, 0])
         mask = self.mask_scale * weight * distance.sum(dim=(1, 2, 3))
         self.buckets.update(t, mask, para)
-        if mask.requires_grad and self.logs_step:  # L_mask's own backward pass is half of a step's cost
+        if mask.requires_grad and self.logs_step:  # it takes a backward pass through the splats of its own
             self.slopes.update(t, *self._slopes(mask, error, output))
         loss = mask.mean() + self.lambda_para * para.mean()  # eq. 8
         return {"loss": loss, "loss_mask": mask.mean(), "loss_para": para.mean()}
