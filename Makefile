@@ -13,9 +13,11 @@ CLIPS ?= 256
 FRAMES ?= 12
 SEED ?= 0
 STEPS ?= 1800
-FUSION_STEPS ?= 1200
-# What FusionNet goes on from. BASE=$(WEIGHTS)/mini-base has never seen a hand; minutes are not enough from there.
+FUSION_STEPS ?= 900
+# What FusionNet goes on from, gently. BASE=$(WEIGHTS)/mini-base RATE=6e-4 has never seen a hand; minutes are not enough
+# from there.
 BASE ?= $(WEIGHTS)/mini/fusionnet
+RATE ?= 1e-4
 HOI4D ?= $(DEMO)/hoi4d
 OUT ?= $(if $(filter $(DEMO)/hoi4d,$(HOI4D)),$(DEMO)/ho3pairs,data/ho3pairs)
 SIZE ?= $(if $(filter $(DEMO)/hoi4d,$(HOI4D)),256,512)
@@ -57,7 +59,8 @@ $(DEMO)/masknet/done: | $(DEMO)/ho3pairs/manifest.json
 	touch $@
 
 $(DEMO)/fusionnet/done: | $(DEMO)/latents.done
-	$(FIT) -c configs/mini/fusionnet.yaml $(HERE) --run fusionnet --model.pretrained $(BASE) --trainer.max_steps $(FUSION_STEPS)
+	$(FIT) -c configs/mini/fusionnet.yaml $(HERE) --run fusionnet --model.pretrained $(BASE) \
+		--model.learning_rate $(RATE) --trainer.max_steps $(FUSION_STEPS)
 	touch $@
 
 $(DEMO)/report.html: $(DEMO)/masknet/done $(DEMO)/fusionnet/done
@@ -92,7 +95,7 @@ mini-weights: $(MINI)/mini/card.json  ## train hoi_lightning/weights/mini-base a
 	for part in masknet fusionnet; do cp $(MINI)/$$part/csv/version_0/metrics.csv $(WEIGHTS)/mini/$$part.log.csv; done
 
 $(MINI)/hoi4d/demo.json: | $(READY)
-	$(PY) -m data_prep demo $(MINI)/hoi4d --split train --clips 2400 --frames 8 --traps none --for-weights
+	$(PY) -m data_prep demo $(MINI)/hoi4d --split train --clips 4800 --frames 8 --traps none --for-weights
 
 $(MINI)/ho3pairs/manifest.json: $(MINI)/hoi4d/demo.json
 	$(PY) -m data_prep build --hoi4d $(MINI)/hoi4d --out $(MINI)/ho3pairs --remover opencv --size 256 --splits 0.05,0
@@ -114,12 +117,23 @@ $(MINI)/latents.done: $(MINI)/base-32/card.json
 	$(PY) -m data_prep latents $(MINI)/ho3pairs --vae $(MINI)/base-32 --overwrite
 	touch $@
 
-$(MINI)/fusionnet/done: | $(MINI)/latents.done
-	$(FIT) -c configs/mini/fusionnet.yaml $(MINI_HERE) $(MINI)/ho3pairs --run fusionnet --model.pretrained $(MINI)/base-32 --trainer.max_steps 6500
+# first with windows of a hand, then with wider ones, which show all of it
+$(MINI)/hands/done: | $(MINI)/latents.done
+	$(FIT) -c configs/mini/fusionnet.yaml $(MINI_HERE) $(MINI)/ho3pairs --run hands --model.pretrained $(MINI)/base-32 \
+		--model.crop 24 --data.batch_size 16 --trainer.max_steps 6500
+	touch $@
+
+$(MINI)/hands-32/card.json: $(MINI)/hands/done
+	rm -rf $(@D)
+	$(PY) -m hoi_lightning export --fusionnet $(MINI)/hands/checkpoints/last.ckpt --out $(@D) --dtype float32
+
+$(MINI)/fusionnet/done: | $(MINI)/hands-32/card.json
+	$(FIT) -c configs/mini/fusionnet.yaml $(MINI_HERE) $(MINI)/ho3pairs --run fusionnet --model.pretrained $(MINI)/hands-32/fusionnet \
+		--model.learning_rate 4e-4 --trainer.max_steps 7700
 	touch $@
 
 $(MINI)/masknet/done: | $(MINI)/ho3pairs/manifest.json
-	$(FIT) -c configs/mini/masknet.yaml $(MINI_HERE) $(MINI)/ho3pairs --run masknet --trainer.max_steps 8000
+	$(FIT) -c configs/mini/masknet.yaml $(MINI_HERE) $(MINI)/ho3pairs --run masknet --trainer.max_steps 14000
 	touch $@
 
 $(MINI)/mini/card.json: $(MINI)/fusionnet/done $(MINI)/masknet/done

@@ -3,6 +3,7 @@
 import json
 import os
 import signal
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -38,11 +39,7 @@ class Reads(LightningModule):
 
 def run(rank: int, world_size: int, port: int, shards: str, out: str, resume: str | None) -> None:
     """Train one epoch, or the rest of it, validate, and write what this rank was shown."""
-    torch.set_num_threads(1)
-    os.environ |= {
-        "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port), "NODE_RANK": "0",
-        "LOCAL_RANK": str(rank), "WORLD_SIZE": str(world_size), "GLOO_SOCKET_IFNAME": "lo",
-    }  # fmt: skip
+    _be_rank(rank, world_size, port)
     task = Reads()
     trainer = Trainer(
         accelerator="cpu", devices=world_size, strategy="ddp", max_epochs=1, default_root_dir=out, logger=False,
@@ -74,3 +71,17 @@ def fit(args: list[str]) -> int:
     """The command line."""
     torch.set_num_threads(1)
     return main(args)
+
+
+def fit_rank(rank: int, world_size: int, port: int, args: list[str]) -> None:
+    """The command line in one of several processes; what it returns is the exit status."""
+    _be_rank(rank, world_size, port)
+    sys.exit(main(args))
+
+
+def _be_rank(rank: int, world_size: int, port: int) -> None:
+    torch.set_num_threads(1)
+    os.environ |= {
+        "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port), "NODE_RANK": "0",
+        "LOCAL_RANK": str(rank), "WORLD_SIZE": str(world_size), "GLOO_SOCKET_IFNAME": "lo",
+    }  # fmt: skip

@@ -49,8 +49,8 @@ def test_every_config_is_a_test_case() -> None:
     assert {p.relative_to(CONFIGS).as_posix() for p in CONFIGS.rglob("*.yaml")} == {
         "masknet.yaml", "fusionnet.yaml", "mini/vae.yaml", "mini/masknet.yaml", "mini/fusionnet.yaml",
         "mini/metrics.yaml", "mini/base.yaml", "overlays/cpu.yaml", "overlays/debug.yaml", "overlays/rtx4090.yaml",
-        "overlays/ddp.yaml", "overlays/lora.yaml", "parts/trainer.yaml", "parts/trainer_mini.yaml",
-        "sweeps/masknet.yaml",
+        "overlays/ddp.yaml", "overlays/fsdp.yaml", "overlays/lora.yaml", "parts/trainer.yaml",
+        "parts/trainer_mini.yaml", "sweeps/masknet.yaml",
     }  # fmt: skip
 
 
@@ -83,6 +83,11 @@ def test_config_unchanged(shards: Path, sd_folder: Path, tmp_path: Path, config:
     loaded = task.load(tmp_path / "run/checkpoints/last.ckpt").state_dict()
     for name, value in checkpoint["ema_state_dict"].items():
         torch.testing.assert_close(loaded[name], value)
+
+
+def test_only_fusionnet_is_shared_out(shards: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert fit(shards, tmp_path, *QUIET, "-c", str(CONFIGS / "overlays/fsdp.yaml"), "--trainer.devices=1") == 2
+    assert "MaskNet is too small to be shared out; give ddp" in capsys.readouterr().err
 
 
 def test_a_run_leaves_curves_samples_and_its_config(shards: Path, tmp_path: Path) -> None:

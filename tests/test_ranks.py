@@ -5,12 +5,16 @@ import multiprocessing
 import signal
 import socket
 from collections import Counter
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
+import torch
 import yaml
 
 from hoi_lightning.data.reader import ShardIndex
+from hoi_lightning.tasks import FusionNet
 from tests import rank_worker
 from tests.test_cli import CONFIGS, QUIET, TINY
 
@@ -23,12 +27,18 @@ def run(
     world_size: int, shards: Path, out: Path, resume: Path | None = None
 ) -> tuple[list[list[list[str]]], list[str]]:
     """Batches of each rank and what all of them scored."""
+    out.mkdir()
+    together(rank_worker.run, world_size, str(shards), str(out), str(resume) if resume else None)
+    found = [json.loads((out / f"rank-{rank}.json").read_text()) for rank in range(world_size)]
+    return [batches for batches, _ in found], [key for _, scored in found for key in scored]
+
+
+def together(work: Callable[..., None], world_size: int, *arguments: object) -> None:
+    """Do it as every rank, each in a process."""
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         port = probe.getsockname()[1]
-    out.mkdir()
-    arguments = (world_size, port, str(shards), str(out), str(resume) if resume else None)
-    ranks = [CONTEXT.Process(target=rank_worker.run, args=(rank, *arguments)) for rank in range(world_size)]
+    ranks = [CONTEXT.Process(target=work, args=(rank, world_size, port, *arguments)) for rank in range(world_size)]
     for process in ranks:
         process.start()
     try:
@@ -38,8 +48,6 @@ def run(
     finally:
         for process in ranks:
             process.kill()
-    found = [json.loads((out / f"rank-{rank}.json").read_text()) for rank in range(world_size)]
-    return [batches for batches, _ in found], [key for _, scored in found for key in scored]
 
 
 def flat(ranks: list[list[list[str]]]) -> list[str]:
@@ -91,3 +99,32 @@ def test_a_killed_fit_reads_on_what_it_would_have_read(shards: Path, tmp_path: P
     assert len(steps("straight")) == 23
     assert steps("killed") == steps("straight")[:15]
     assert steps("resumed") == steps("straight")[12:]
+
+
+def test_shared_out_weights_learn_what_whole_ones_do(shards: Path, sd_folder: Path, tmp_path: Path) -> None:
+    """FSDP against DDP, through validation with pictures; then on from the checkpoint, and with one process."""
+
+    def fit(run: str, steps: int, *more: str) -> dict[str, Any]:
+        args = [
+            "fit", "-c", str(CONFIGS / "fusionnet.yaml"), "-c", str(CONFIGS / "overlays/cpu.yaml"),
+            "-c", str(CONFIGS / "overlays/fsdp.yaml"), "--trainer.devices=2", "--data.shards", str(shards),
+            "--model.pretrained", str(sd_folder), "--data.image_size=64", "--model.image_size=64",
+            "--data.batch_size=2", "--model.sampler=fast", "--model.learning_rate=1e-3", "--model.warmup_steps=0",
+            "--trainer.val_check_interval=2", "--trainer.limit_val_batches=1", f"--trainer.max_steps={steps}", *QUIET,
+            "--trainer.default_root_dir", str(tmp_path), "--run", run, "--ckpt_path=last", *more,
+        ]  # fmt: skip
+        together(rank_worker.fit_rank, 1 if "--trainer.devices=1" in more else 2, args)
+        return torch.load(tmp_path / run / "checkpoints/last.ckpt", weights_only=True)
+
+    whole, shared = fit("ddp", 3, "--trainer.strategy=ddp"), fit("fsdp", 3)
+    start = FusionNet(str(sd_folder), image_size=64).state_dict()
+    for kind in ("state_dict", "ema_state_dict"):
+        assert shared[kind].keys() == whole[kind].keys()
+        moved = max(float((value - start[name]).abs().max()) for name, value in whole[kind].items())
+        for name, value in whole[kind].items():
+            torch.testing.assert_close(shared[kind][name], value, rtol=0, atol=0.1 * moved, msg=name)
+    assert (tmp_path / "fsdp/samples/step-0000002.png").is_file()
+    assert fit("fsdp", 4)["ema_step"] == 4
+    alone = fit("fsdp", 5, "--trainer.devices=1", "--trainer.strategy=auto")
+    assert alone["global_step"] == 5
+    assert alone["optimizer_states"][0]["state"][0]["step"] == 5

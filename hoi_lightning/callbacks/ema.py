@@ -5,6 +5,8 @@ from typing import Any
 import torch
 from diffusers.training_utils import EMAModel
 from lightning.pytorch import Callback, LightningModule, Trainer
+from torch import Tensor
+from torch.distributed.tensor import DTensor, distribute_tensor
 
 
 class EMA(Callback):
@@ -26,8 +28,8 @@ class EMA(Callback):
         self._last_step = 0
         self._swapped = False
 
-    def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Start from the present weights or the restored average."""
+    def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Start from the present weights or the restored average, which sharding strategies restore late."""
         self._start(pl_module)
         self._last_step = trainer.global_step
 
@@ -55,7 +57,7 @@ class EMA(Callback):
     def on_save_checkpoint(self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]) -> None:
         """Store the average by parameter name."""
         if self._ema is not None:
-            average = [p.detach().clone() for p in self._ema.shadow_params]
+            average = [_whole(p.detach()).clone() for p in self._ema.shadow_params]
             checkpoint["ema_state_dict"] = dict(zip(_trained(pl_module), average, strict=True))
             checkpoint["ema_step"] = self._ema.optimization_step
 
@@ -66,12 +68,13 @@ class EMA(Callback):
 
     def _start(self, pl_module: LightningModule) -> None:
         trained = _trained(pl_module)
+        whole = not any(isinstance(p, DTensor) for p in trained.values())  # torch copies no list of shares
         self._ema = EMAModel(
-            list(trained.values()), decay=self.decay, use_ema_warmup=True, power=self.power, foreach=True
+            list(trained.values()), decay=self.decay, use_ema_warmup=True, power=self.power, foreach=whole
         )
         if self._restored is not None:
             for shadow, name in zip(self._ema.shadow_params, trained, strict=True):
-                shadow.copy_(self._restored["average"][name])
+                shadow.copy_(_like(shadow, self._restored["average"][name]))
             self._ema.optimization_step = self._restored["step"]
 
     def _swap_in(self, pl_module: LightningModule) -> None:
@@ -86,6 +89,18 @@ class EMA(Callback):
         if self._ema is not None and self._swapped:
             self._ema.restore(_trained(pl_module).values())
             self._swapped = False
+
+
+def _whole(value: Tensor) -> Tensor:
+    """A tensor of which every rank may hold a share; all ranks must ask."""
+    return value.full_tensor() if isinstance(value, DTensor) else value
+
+
+def _like(other: Tensor, value: Tensor) -> Tensor:
+    """Shared out as the other one is."""
+    if not isinstance(other, DTensor):
+        return value
+    return distribute_tensor(value.to(other.device), other.device_mesh, other.placements)
 
 
 def _trained(module: LightningModule) -> dict[str, torch.nn.Parameter]:

@@ -49,13 +49,16 @@ class SampleGrid(Callback):
 
     def on_validation_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Sample and draw."""
-        if not trainer.is_global_zero or trainer.sanity_checking or self._batch is None:
+        sharded = pl_module.device_mesh is not None  # then a forward pass is the work of all ranks
+        if not (trainer.is_global_zero or sharded) or trainer.sanity_checking or self._batch is None:
             return
         task: Any = pl_module
         drawing: DrawsPanels = task
         pictures = {"step": np.asarray(draw_grid(drawing.panels(self._batch, self.seed), self.cell))}
         if isinstance(task, DrawsFigures):
             pictures |= task.figures(self._batch, self.seed)
+        if not trainer.is_global_zero:
+            return
         folder = Path(trainer.default_root_dir, "samples")
         folder.mkdir(parents=True, exist_ok=True)
         for name, picture in pictures.items():

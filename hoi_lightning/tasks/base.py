@@ -59,6 +59,18 @@ class HoiTask(LightningModule):
         """Scalar terms of one batch; the entry `loss` is minimised, all are logged."""
         raise NotImplementedError
 
+    def configure_model(self) -> None:
+        """Refuse what only some tasks can.
+
+        Raises:
+            InputError: the weights are to be shared out over GPUs.
+        """
+        if self.device_mesh is not None:
+            raise InputError(
+                f"--trainer.strategy ModelParallelStrategy: {type(self).__name__} is too small to be shared out; "
+                "give ddp"
+            )
+
     def on_train_start(self) -> None:
         """Begin the next epoch where the resumed run stopped at the very end of one."""
         # Lightning 2.6 would count one batch of the new epoch as the old one's last and then start a third

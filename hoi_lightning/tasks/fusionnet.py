@@ -8,6 +8,8 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor
+from torch.distributed.fsdp import fully_shard
+from torch.distributed.tensor import DTensor
 
 from hoi_lightning.diffusion.ddpm import SampleNoise, sample_ddim
 from hoi_lightning.diffusion.repaint import PRESETS, Preset, RePaintSampler, sample_repaint
@@ -154,6 +156,16 @@ class FusionNet(HoiTask):
                 f"--model.pretrained {self.pretrained}; run `python -m data_prep latents {data.shards} --vae "
                 f"{self.pretrained} --overwrite`"
             )
+
+    def configure_model(self) -> None:
+        """Under `ModelParallelStrategy` share every block of the U-Net out over the GPUs of a machine (FSDP2)."""
+        mesh = self.device_mesh
+        if mesh is None or isinstance(next(self.unet.parameters()), DTensor):
+            return
+        self.unet.to(memory_format=torch.contiguous_format)  # shares are of rows
+        for part in (*self.unet.down_blocks, self.unet.mid_block, *self.unet.up_blocks, self.unet):
+            # the mesh is machines by GPUs: shared out within a machine, repeated on each
+            fully_shard(part, mesh=mesh, reshard_after_forward=True)  # EMA wants shares after validation
 
     def hole_mask(self, layouts: Tensor) -> Tensor:
         """The hole of each layout (B, 5): (B, 1, S, S) of {0, 1} at `image_size`."""
