@@ -42,7 +42,7 @@ output.images[0].save("hand.png")
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare the verb's flags."""
     parser.add_argument("--masknet", type=Path, help="checkpoint of a MaskNet run")
-    parser.add_argument("--fusionnet", type=Path, help="checkpoint of a FusionNet run")
+    parser.add_argument("--fusionnet", type=Path, help="checkpoint of a FusionNet run; may come alone")
     parser.add_argument("--base", type=Path, help="checkpoint of an InpaintBase run, instead of the two")
     parser.add_argument(
         "--text-encoder",
@@ -54,7 +54,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> None:
-    """Write `masknet/`, `fusionnet/` and `model_index.json`, or with `--base` a folder for FusionNet's `pretrained`.
+    """Write `masknet/`, `fusionnet/` and `model_index.json`, or `fusionnet/` alone, or with `--base` one to start from.
 
     Raises:
         InputError: a checkpoint is missing or of another task, nothing is given, or `--out` exists.
@@ -65,8 +65,8 @@ def run(args: argparse.Namespace) -> None:
 
     tasks: dict[str, type[HoiTask]] = {"masknet": MaskNet, "fusionnet": FusionNet, "base": InpaintBase}
     given = {name: getattr(args, name) for name in tasks if getattr(args, name) is not None}
-    if set(given) not in ({"base"}, {"masknet", "fusionnet"}):
-        raise InputError("give --masknet and --fusionnet, or --base alone")
+    if set(given) not in ({"base"}, {"fusionnet"}, {"masknet", "fusionnet"}):
+        raise InputError("give --masknet and --fusionnet, or --fusionnet or --base alone")
     if args.out.exists():
         raise InputError(f"--out {args.out}: exists; choose another folder")
     loaded = {name: tasks[name].load(path) for name, path in given.items()}
@@ -78,7 +78,7 @@ def run(args: argparse.Namespace) -> None:
         task.save_pretrained(args.out if name == "base" else args.out / name, getattr(torch, args.dtype))
     if args.text_encoder:
         _copy_text_encoder(Path(painter.pretrained), args.out if "base" in loaded else args.out / "fusionnet")
-    if "base" not in loaded:
+    if "masknet" in loaded:
         index = {
             "_class_name": "HOIPipeline",
             "_hoi_lightning_version": __version__,
@@ -118,19 +118,22 @@ def _write_card(args: argparse.Namespace, paths: dict[str, Path], loaded: "dict[
         (args.out / f"{name}.config.yaml").write_text(checkpoint.get("cli_config", ""), encoding="utf-8")
     card = {"hoi_lightning": __version__, "git_commit": git_commit(), "dtype": args.dtype, "parts": parts}
     (args.out / "card.json").write_text(json.dumps(card, indent=2) + "\n", encoding="utf-8")
-    is_base = "base" in parts
+    paints = "FusionNet paints hands; `fusionnet/` opens in diffusers' `StableDiffusionInpaintPipeline`, with "
+    paints += "`prompt_embeds.safetensors` as prompt."
+    what = {
+        "base": "FusionNet is fine-tuned from it: `--model.pretrained` takes this folder.",
+        "fusionnet": paints,
+        "masknet": f"MaskNet samples where a hand would go, {paints}",
+    }
     text = CARD.format(
-        title="An inpainting model without hands" if is_base else "Hand-object interaction synthesis",
-        what="FusionNet is fine-tuned from it: `--model.pretrained` takes this folder."
-        if is_base
-        else "MaskNet samples where a hand would go, FusionNet paints it; `fusionnet/` opens in diffusers' "
-        "`StableDiffusionInpaintPipeline`, with `prompt_embeds.safetensors` as prompt.",
+        title="An inpainting model without hands" if "base" in parts else "Hand-object interaction synthesis",
+        what=what[next(iter(parts))],
         version=__version__,
         commit=card["git_commit"],
         dtype=args.dtype,
         parts="\n".join(
             f"| {name} | `{part['checkpoint_sha256']}` | {part['steps']} |" for name, part in parts.items()
         ),
-        use="" if is_base else USE.format(folder=args.out.name),
+        use=USE.format(folder=args.out.name) if "masknet" in parts else "",
     )
     (args.out / "README.md").write_text(text, encoding="utf-8")

@@ -152,6 +152,16 @@ def test_a_base_is_what_fusionnet_starts_from(checkpoints: dict[str, Path], tmp_
         assert torch.equal(value, fusionnet.unet.state_dict()[key]), key
 
 
+def test_fusionnet_alone_is_what_another_starts_from(checkpoints: dict[str, Path], tmp_path: Path) -> None:
+    out = tmp_path / "hands"
+    assert main(["export", *arguments(checkpoints, "fusionnet"), "--out", str(out), "--dtype", "float32"]) == 0
+    assert not (out / "model_index.json").exists()
+    start = FusionNet(str(out / "fusionnet"), image_size=64).unet.state_dict()
+    trained = FusionNet.load(checkpoints["fusionnet"]).unet.state_dict()
+    for name, value in trained.items():
+        assert torch.equal(start[name], value)
+
+
 def test_half_precision_halves_the_folder(released: Path, checkpoints: dict[str, Path], tmp_path: Path) -> None:
     out = tmp_path / "half"
     assert main(["export", *arguments(checkpoints, "masknet", "fusionnet"), "--out", str(out)]) == 0

@@ -120,9 +120,11 @@ def test_shared_out_weights_learn_what_whole_ones_do(shards: Path, sd_folder: Pa
     start = FusionNet(str(sd_folder), image_size=64).state_dict()
     for kind in ("state_dict", "ema_state_dict"):
         assert shared[kind].keys() == whole[kind].keys()
-        moved = max(float((value - start[name]).abs().max()) for name, value in whole[kind].items())
-        for name, value in whole[kind].items():
-            torch.testing.assert_close(shared[kind][name], value, rtol=0, atol=0.1 * moved, msg=name)
+        # of all weights together: where a gradient is all but 0, rounding decides Adam's sign
+        moved = sum(float((value - start[name]).square().sum()) for name, value in whole[kind].items())
+        apart = sum(float((shared[kind][name] - value).square().sum()) for name, value in whole[kind].items())
+        assert 0 < moved
+        assert apart < 0.05**2 * moved
     assert (tmp_path / "fsdp/samples/step-0000002.png").is_file()
     assert fit("fsdp", 4)["ema_step"] == 4
     alone = fit("fsdp", 5, "--trainer.devices=1", "--trainer.strategy=auto")
