@@ -16,7 +16,7 @@ import yaml
 from jsonargparse import Namespace
 from lightning.pytorch import LightningModule, Trainer
 from lightning.pytorch.cli import ArgsType, LightningArgumentParser, LightningCLI, SaveConfigCallback
-from lightning.pytorch.utilities.exceptions import SIGTERMException
+from lightning.pytorch.utilities.exceptions import MisconfigurationException, SIGTERMException
 
 import hoi_lightning
 from hoi_lightning import tasks
@@ -113,9 +113,18 @@ class HoiCLI(LightningCLI):
             ) from None
 
     def instantiate_trainer(self, **kwargs: Any) -> Trainer:
-        """Build the trainer; what is saved as the run's config is what was given."""
+        """Build the trainer; what is saved as the run's config is what was given.
+
+        Raises:
+            InputError: this machine lacks the accelerator or cannot run the strategy.
+        """
         self.config = self._given
-        return super().instantiate_trainer(**kwargs)
+        try:
+            return super().instantiate_trainer(**kwargs)
+        except (MisconfigurationException, ValueError, ImportError) as error:
+            given = self._given[self.subcommand] if self.subcommand else self._given
+            remedy = "" if given.trainer.accelerator in ("auto", "cpu") else "; --trainer.accelerator auto takes what this machine has"
+            raise InputError(_refused(error) + remedy) from None
 
 
 def main(args: ArgsType = None, **kwargs: Any) -> HoiCLI:
@@ -157,11 +166,18 @@ def run(args: list[str]) -> int:
         if isinstance(error, ArgumentError):
             raise InputError(one_line(str(error), _known_keys())) from None
         raise
+    except MisconfigurationException as error:
+        raise InputError(_refused(error)) from None
     except torch.OutOfMemoryError:
         raise InputError(f"the GPU's memory is exhausted: {_SMALLER_FIT if args[0] == 'fit' else _SMALLER}") from None
     except SIGTERMException:
         sys.exit(143)  # upstream's own status is 0, as if the run had finished
     return 0
+
+
+def _refused(error: Exception) -> str:
+    """What Lightning says of a setting that it checks itself, on one line."""
+    return f"--trainer: {' '.join(str(error).split()).rstrip('.!')}"
 
 
 def _input_error(error: BaseException | None) -> InputError | None:

@@ -178,6 +178,9 @@ def test_the_other_verbs_take_the_checkpoint_s_arguments(shards: Path, tmp_path:
         (["-c", "nowhere.yaml"], "no such config file"),
         (["--data.shards=nowhere"], "nowhere: no HO3Pairs shards there"),
         (["--trainer.default_root_dir=/proc/x"], "/proc/x"),
+        (["--trainer.accelerator=tpu"], "--trainer.accelerator auto takes what this machine has"),
+        (["--trainer.strategy=x"], "invalid strategy name"),
+        (["--trainer.max_steps=-5"], "`max_steps` must be a non-negative integer"),
     ],
 )
 def test_a_mistake_is_one_line_and_status_2(
