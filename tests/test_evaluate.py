@@ -219,14 +219,16 @@ def test_the_interval_shrinks_with_more_objects_and_does_not_with_more_pictures_
     assert verb.bootstrap_interval(np.ones(5), np.zeros(5), seed=0) == (None, None)
 
 
-def test_the_interval_covers_the_mean_as_often_as_it_says():
+@pytest.mark.parametrize("coverage", [0.95, 0.6])
+def test_the_interval_covers_the_mean_as_often_as_it_says(coverage: float):
     rng = np.random.default_rng(1)
     hits = 0
     for trial in range(200):
         values, groups = rng.normal(size=60), np.repeat(np.arange(30), 2)
-        low, high = verb.bootstrap_interval(values + np.repeat(rng.normal(size=30), 2), groups, trial, draws=300)
+        values += np.repeat(rng.normal(size=30), 2)
+        low, high = verb.bootstrap_interval(values, groups, trial, draws=300, coverage=coverage)
         hits += low <= 0 <= high
-    assert 0.85 < hits / 200 <= 1
+    assert hits / 200 == pytest.approx(coverage, abs=0.1)
 
 
 def test_a_commit_is_forty_hex_digits_or_nothing():
