@@ -123,8 +123,10 @@ class HoiCLI(LightningCLI):
             return super().instantiate_trainer(**kwargs)
         except (MisconfigurationException, ValueError, ImportError) as error:
             given = self._given[self.subcommand] if self.subcommand else self._given
-            remedy = "" if given.trainer.accelerator in ("auto", "cpu") else "; --trainer.accelerator auto takes what this machine has"
-            raise InputError(_refused(error) + remedy) from None
+            line = _refused(error)
+            if given.trainer.accelerator not in ("auto", "cpu"):
+                line += "; --trainer.accelerator auto takes what this machine has"
+            raise InputError(line) from None
 
 
 def main(args: ArgsType = None, **kwargs: Any) -> HoiCLI:

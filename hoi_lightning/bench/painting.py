@@ -290,10 +290,10 @@ def table(result: dict[str, Any]) -> str:
         for other, gap in (row["worse_than"] or {}).items():
             low, high = gap["interval"]
             if low is not None:
-                at_most = f", at most {gap['at_most'] / gap['of']:+.1%} (one-sided 95 %)" if other == "paper" else ""
-                lines.append(
-                    f"- {name} − {other}: {gap['difference']:+.4f} [{low:+.4f}, {high:+.4f}] of {gap['of']:.4f}{at_most}"
-                )
+                line = f"- {name} − {other}: {gap['difference']:+.4f} [{low:+.4f}, {high:+.4f}] of {gap['of']:.4f}"
+                if other == "paper":
+                    line += f", at most {gap['at_most'] / gap['of']:+.1%} (one-sided 95 %)"
+                lines.append(line)
     return "\n".join(lines) + "\n"
 
 
