@@ -94,11 +94,29 @@ def test_a_picture_belongs_to_its_seed_not_to_its_batch(fusionnet: FusionNet) ->
 
 
 def test_feather_lies_inside_the_hole() -> None:
-    disc = hole_mask(Layout(0.9, 0, 0, 0, 1).to_tensor()[None], 64)
+    disc = hole_mask(Layout(0.9, 0, 0, 0, 1).to_tensor()[None], 256)
     weights = feather(disc)
     assert (weights[disc == 0] == 0).all()
     assert weights.max() == 1
     assert ((weights > 0) & (weights < 1)).any()
+
+
+@pytest.mark.parametrize("width", [1, 2, 5, 10, 40])
+def test_a_narrow_hole_is_painted_in_its_middle(width: int) -> None:
+    strip = torch.zeros(1, 1, 256, 256)
+    strip[..., 50 : 50 + width, 40:200] = 1
+    weights = feather(strip)
+    assert (weights[strip == 0] == 0).all()
+    assert (weights[strip == 1] > 0).all()
+    assert weights[..., 50 + width // 2, 120] == 1
+    assert torch.equal(weights, feather(strip.transpose(2, 3)).transpose(2, 3))
+
+
+def test_the_feather_of_a_wide_hole_is_as_wide_as_asked() -> None:
+    half = torch.zeros(1, 1, 200, 200)
+    half[..., 100:] = 1
+    rows = feather(half, 0.02)[0, 0, 100]
+    torch.testing.assert_close(rows[98:106], torch.tensor([0, 0, 0.15625, 0.5, 0.84375, 1, 1, 1]))
 
 
 def test_frozen_parts_are_in_no_state_dict(fusionnet: FusionNet) -> None:
