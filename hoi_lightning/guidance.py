@@ -66,7 +66,7 @@ def follow_heat_map(heat: Tensor) -> LayoutEnergy:
     def energy(layouts: Tensor) -> Tensor:
         disc = splat(_disc(layouts), heat.shape[-1]).square()  # the square leaves little of the tail
         area = math.pi * layouts[:, 0].detach() ** 4 / 4 * (heat.shape[-1] / 2) ** 2  # πr², in pixels
-        return -((disc * heat).sum(dim=(1, 2, 3)) / area.clamp(min=1) + _FLOOR).log()
+        return -((disc * heat.to(disc)).sum(dim=(1, 2, 3)) / area.clamp(min=1) + _FLOOR).log()
 
     return energy
 
@@ -76,7 +76,7 @@ def keep_out(region: Tensor) -> LayoutEnergy:
 
     def energy(layouts: Tensor) -> Tensor:
         hand = splat(_of_its_size(layouts), region.shape[-1]).pow(4)
-        return -(1 - (hand * region).sum(dim=(1, 2, 3)) / hand.sum(dim=(1, 2, 3)).clamp(min=1e-9) + _FLOOR).log()
+        return -(1 - (hand * region.to(hand)).sum(dim=(1, 2, 3)) / hand.sum(dim=(1, 2, 3)).clamp(min=1e-9) + _FLOOR).log()
 
     return energy
 
@@ -98,7 +98,7 @@ def touch(object_mask: Tensor) -> LayoutEnergy:
 
     def energy(layouts: Tensor) -> Tensor:
         disc = splat(_disc(layouts), object_mask.shape[-1])
-        return -(2 * (disc * object_mask).amax(dim=(1, 2, 3))).clamp(_FLOOR, 1).log()
+        return -(2 * (disc * object_mask.to(disc)).amax(dim=(1, 2, 3))).clamp(_FLOOR, 1).log()
 
     return energy
 

@@ -4,6 +4,7 @@ import json
 import math
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -56,6 +57,8 @@ class Wishes:
                     raise InputError(f"{flag} {point[0]:g} {point[1]:g}: outside {name}, which is {width}x{height}")
         if self.size is not None and not 1 <= self.size <= max(width, height):
             raise InputError(f"--fix-size {self.size:g}: the hand's radius must be 1 to {max(width, height)} pixels")
+        if self.direction is not None and not math.isfinite(self.direction):
+            raise InputError(f"--fix-direction {self.direction:g}: must be degrees, 0 = right, 90 = down")
         for flag, picture in self._maps().items():
             if abs(picture.width * height / (picture.height * width) - 1) > _ASPECT:
                 raise InputError(
@@ -74,7 +77,7 @@ class Wishes:
         """The same in NDC of a square of the picture (width, height); None where nothing is wished.
 
         Raises:
-            InputError: the position or a point lies outside the square.
+            InputError: the position or a point lies outside the square, or a map leaves nothing to choose in it.
         """
         position = None if self.position is None else _to_ndc("--fix-position", self.position, window)
         side = window[2] - window[0]
@@ -83,7 +86,13 @@ class Wishes:
         energies: list[LayoutEnergy] = []
         kinds = {"--heat-map": follow_heat_map, "--keep-out": keep_out, "--touch": touch}
         for flag, picture in self._maps().items():
-            energies.append(kinds[flag](_cut(picture, size_of_picture, window)))
+            part = _cut(picture, size_of_picture, window)
+            if part.max() == 0 or (flag == "--keep-out" and part.min() == 1):
+                raise InputError(
+                    f"{flag}: is all {'black' if part.max() == 0 else 'white'} in the square {list(window)} that the "
+                    "networks see; give the object's --box so that it holds the place"
+                )
+            energies.append(kinds[flag](part))
         if self.points:
             energies.append(cover_points(torch.tensor([_to_ndc("--key-point", p, window) for p in self.points])))
         fixed = None if position is size is direction is None else fix(position, size, direction)
@@ -118,16 +127,24 @@ def read_layout(path: Path, window: Box | None = None) -> Layout:
     values = []
     for name in _LAYOUT_FIELDS:
         value = fields.get(name)
-        if isinstance(value, bool) or not isinstance(value, int | float) or not math.isfinite(value):
-            found = "is missing" if name not in fields else f"is {value!r}, not a number"
+        if not _is_number(value):
+            found = "is missing" if name not in fields else f"is {value!r:.40}, not a number"
             raise InputError(f"{path}: field {name} of the layout {found}; a layout has {', '.join(_LAYOUT_FIELDS)}")
         values.append(float(value))
     if values[0] <= 0 or math.hypot(*values[3:]) == 0:
         raise InputError(f"{path}: a layout has a > 0 and a direction (b1, b2) other than 0")
     layout = torch.tensor(values, dtype=torch.float64)
     if window is not None and "window" in record:
-        layout = rewindowed(layout, record["window"], window)
+        made_in = record["window"]
+        numbers = isinstance(made_in, list) and len(made_in) == 4 and all(_is_number(value) for value in made_in)
+        if not numbers or made_in[2] <= made_in[0] or made_in[3] <= made_in[1]:
+            raise InputError(f"{path}: window {made_in!r:.60} is no box [x0, y0, x1, y1]")
+        layout = rewindowed(layout, made_in, window)
     return Layout.from_tensor(layout)
+
+
+def _is_number(value: Any) -> bool:
+    return isinstance(value, int | float) and not isinstance(value, bool) and abs(value) < 1e30  # not NaN
 
 
 def rewindowed(layout: Tensor, old: Box, new: Box) -> Tensor:

@@ -84,3 +84,8 @@ def test_the_bench_leaves_a_table_a_sheet_and_resumes(
     assert main(words) in (0, None)
     assert times == {path: path.stat().st_mtime_ns for path in (out / "pictures").rglob("*.png")}
     assert "| off-2 |" in capsys.readouterr().out
+    before = {path: path.read_bytes() for path in times}
+    assert main([*words, "--seed", "1"]) in (0, None)
+    changed = {path.parent.name for path in times if path.read_bytes() != before[path]}
+    assert changed == set(rows) - {"object"}
+    assert json.loads((out / "painting.json").read_text())["provenance"]["seed"] == 1

@@ -28,17 +28,19 @@ class Latents:
 
     @torch.no_grad()
     def encode(self, pictures: Tensor) -> Tensor:
-        """Pictures (B, 3, H, W) in [-1, 1] to scaled latents (B, C, H/f, W/f): the mode, never a random draw."""
+        """Pictures (B, 3, H, W) in [-1, 1] to scaled latents (B, C, H/f, W/f): the mode, never a random draw.
+
+        Both verbs answer in float32 under autocast, too: noise and blending need its digits.
+        """
         code = self._on(pictures.device).encode(pictures)
         z = code.latent_dist.mode() if hasattr(code, "latent_dist") else code.latents
-        return (z - self._shift) * self.vae.config.scaling_factor
+        return (z.float() - self._shift) * self.vae.config.scaling_factor
 
     @torch.no_grad()
     def decode(self, latents: Tensor) -> Tensor:
         """Inverse of `encode`, clamped to [-1, 1]."""
-        return (
-            self._on(latents.device).decode(latents / self.vae.config.scaling_factor + self._shift).sample.clamp(-1, 1)
-        )
+        code = latents / self.vae.config.scaling_factor + self._shift
+        return self._on(latents.device).decode(code).sample.float().clamp(-1, 1)
 
     def fingerprint(self) -> str:
         """SHA-256 over the sorted weights, each key followed by its values: what cached latents are filed under."""

@@ -11,6 +11,7 @@ from typing import Any, Literal, Self
 import numpy as np
 import torch
 from lightning.pytorch import LightningModule
+from lightning.pytorch.plugins import MixedPrecision
 from lightning.pytorch.utilities.types import OptimizerLRSchedulerConfig
 from torch import Tensor
 
@@ -133,7 +134,11 @@ class HoiTask(LightningModule):
 
         parameters = [p for p in self.parameters() if p.requires_grad]
         if self.optimizer == "adamw":
-            optimizer = torch.optim.AdamW(parameters, lr=self.learning_rate, weight_decay=self.weight_decay, fused=True)
+            # Lightning clips no gradients of a fused optimizer in mixed precision
+            fused = not isinstance(self.trainer.precision_plugin, MixedPrecision)
+            optimizer = torch.optim.AdamW(
+                parameters, lr=self.learning_rate, weight_decay=self.weight_decay, fused=fused
+            )
         else:
             try:
                 from bitsandbytes.optim import AdamW8bit
