@@ -35,6 +35,7 @@ _SMALLER_FIT = (
     "anew with -c configs/overlays/lora.yaml; "
     "--run NAME --ckpt_path last goes on where it stopped"
 )
+_OTHER_WEIGHTS = ("Error(s) in loading state_dict", "loaded state dict")  # torch's words for modules and optimizers
 RUN_FOLDER_LOGGERS = {"CSVLogger": "csv", "TensorBoardLogger": "tensorboard"}
 
 
@@ -70,13 +71,25 @@ class HoiCLI(LightningCLI):
     def _parse_ckpt_path(self) -> None:
         # Upstream lets the checkpoint's arguments win over the command line, without a word. That is wanted when a
         # checkpoint is tested, not when a run is resumed with, say, another number of steps.
-        config = self.config.get(self.config.get("subcommand"))
-        if config is None:
+        verb = self.config.get("subcommand")
+        config = self.config.get(verb)
+        if config is None or not config.get("ckpt_path"):
             return
-        if config.get("ckpt_path") and config.ckpt_path != "last":
-            read_checkpoint(config.ckpt_path, _task_name(config))
-        if self.config.subcommand != "fit":
-            super()._parse_ckpt_path()
+        if config.ckpt_path == "last":
+            if verb == "fit":
+                return  # nothing to go on from is a new run, not a mistake
+            config.ckpt_path = str(_last_checkpoint(config, config.run or "RUN"))
+        checkpoint = read_checkpoint(config.ckpt_path, _task_name(config))
+        if verb == "fit":
+            return
+        decided = getattr(tasks, _task_name(config)).of_the_command
+        arguments = {
+            name: value
+            for name, value in checkpoint["hyper_parameters"].items()
+            if name not in decided and not name.startswith("_")
+        }
+        model = {"class_path": config.model.class_path, "init_args": arguments}
+        self.config = self.parser.parse_object({verb: {"model": model}}, self.config)
 
     def before_instantiate_classes(self) -> None:
         """Give the run its folder and point loggers and checkpoints there.
@@ -88,9 +101,11 @@ class HoiCLI(LightningCLI):
         self._given = self.config.clone()
         run = config.run or f"{_task_name(config).lower()}-{time.strftime('%Y%m%d-%H%M%S')}"
         folder = Path(config.trainer.default_root_dir, run)
-        last = folder / "checkpoints" / "last.ckpt"
+        last = _last_checkpoint(config, run)
         if config.get("ckpt_path") == "last":
             config.ckpt_path = str(last) if last.is_file() else None
+            if config.ckpt_path:
+                read_checkpoint(last, _task_name(config))
         elif self.subcommand == "fit" and config.get("ckpt_path") is None and last.is_file():
             raise InputError(f"--run {config.run}: {last} exists; go on with --ckpt_path last or choose another --run")
         config.trainer.default_root_dir = str(folder)
@@ -167,14 +182,28 @@ def run(args: list[str]) -> int:
             raise cause from None
         if isinstance(error, ArgumentError):
             raise InputError(one_line(str(error), _known_keys())) from None
+        if str(error).startswith(_OTHER_WEIGHTS):
+            raise InputError(_other_settings(error)) from None
         raise
     except MisconfigurationException as error:
         raise InputError(_refused(error)) from None
     except torch.OutOfMemoryError:
         raise InputError(f"the GPU's memory is exhausted: {_SMALLER_FIT if args[0] == 'fit' else _SMALLER}") from None
+    except RuntimeError as error:
+        if str(error).startswith(_OTHER_WEIGHTS):
+            raise InputError(_other_settings(error)) from None
+        raise
     except SIGTERMException:
         sys.exit(143)  # upstream's own status is 0, as if the run had finished
     return 0
+
+
+def _other_settings(error: Exception) -> str:
+    reason = (str(error).strip().splitlines()[1:] or [str(error)])[0].strip()
+    return (
+        f"--ckpt_path: the checkpoint is of a network with other settings ({reason:.160}); give those in its run's "
+        "config.yaml, or begin a new --run without --ckpt_path"
+    )
 
 
 def _refused(error: Exception) -> str:
@@ -186,6 +215,10 @@ def _input_error(error: BaseException | None) -> InputError | None:
     while error is not None and not isinstance(error, InputError):
         error = error.__cause__ or error.__context__
     return error
+
+
+def _last_checkpoint(config: Namespace, run: str) -> Path:
+    return Path(config.trainer.default_root_dir, run, "checkpoints", "last.ckpt")
 
 
 def _task_name(config: Namespace) -> str:

@@ -76,7 +76,8 @@ def keep_out(region: Tensor) -> LayoutEnergy:
 
     def energy(layouts: Tensor) -> Tensor:
         hand = splat(_of_its_size(layouts), region.shape[-1]).pow(4)
-        return -(1 - (hand * region.to(hand)).sum(dim=(1, 2, 3)) / hand.sum(dim=(1, 2, 3)).clamp(min=1e-9) + _FLOOR).log()
+        inside = (hand * region.to(hand)).sum(dim=(1, 2, 3)) / hand.sum(dim=(1, 2, 3)).clamp(min=1e-9)
+        return -(1 - inside + _FLOOR).log()
 
     return energy
 

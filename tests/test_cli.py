@@ -11,6 +11,7 @@ import torch
 import yaml
 
 from hoi_lightning.__main__ import main
+from hoi_lightning.diffusion.repaint import PRESETS, RePaintSampler
 from hoi_lightning.tasks import FusionNet, MaskNet
 
 ROOT = Path(__file__).parent.parent
@@ -151,6 +152,65 @@ def test_a_wrong_checkpoint_is_one_line(
     assert complaint in capsys.readouterr().err
 
 
+def test_a_damaged_last_checkpoint_is_one_line(
+    shards: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert fit(shards, tmp_path, *QUIET, "--trainer.max_steps=1") == 0
+    last = tmp_path / "run/checkpoints/last.ckpt"
+    last.write_bytes(last.read_bytes()[:1000])
+    assert fit(shards, tmp_path, *QUIET, "--trainer.max_steps=2", "--ckpt_path=last") == 2
+    assert f"{last}: not a checkpoint of this project, or a damaged one" in capsys.readouterr().err
+
+
+def test_resuming_with_another_network_is_one_line(
+    shards: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert fit(shards, tmp_path, *QUIET, "--trainer.max_steps=1") == 0
+    more = [*QUIET, "--trainer.max_steps=2", "--ckpt_path=last"]
+    assert fit(shards, tmp_path, *more, "--model.channels=[8,24]") == 2
+    error = [line for line in capsys.readouterr().err.splitlines() if line.startswith("error: ")]
+    assert len(error) == 1
+    assert "network with other settings (" in error[0]
+    assert "size mismatch" in error[0]
+    assert weights(tmp_path)["global_step"] == 1
+    assert fit(shards, tmp_path, *more) == 0
+
+
+def test_last_of_no_run_is_not_a_new_network(shards: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    words = ["-c", str(CONFIGS / "masknet.yaml"), "-c", str(CONFIGS / "overlays/cpu.yaml"), *TINY, *QUIET]
+    words += ["--data.shards", str(shards), "--trainer.default_root_dir", str(tmp_path), "--ckpt_path=last"]
+    for run in (["--run=absent"], []):
+        assert main(["test", *words, *run]) == 2
+        assert "no such checkpoint" in capsys.readouterr().err
+    assert fit(shards, tmp_path, *QUIET, "--trainer.max_steps=1") == 0
+    assert main(["test", *words, "--run=run"]) == 0
+
+
+def test_fusionnet_is_tested_with_the_command_line_s_sampler(
+    shards: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setitem(PRESETS, "paper", RePaintSampler(2000))
+    logger = '[{"class_path": "lightning.pytorch.loggers.CSVLogger", "init_args": {"save_dir": "x"}}]'
+    words = ["-c", str(CONFIGS / "mini/fusionnet.yaml"), "--data.shards", str(shards), "--model.image_size=64"]
+    words += ["--data.image_size=64", "--data.latents=false", "--data.fields=[hoi,obj]", "--data.batch_size=4"]
+    words += ["--trainer.default_root_dir", str(tmp_path), "--trainer.logger", logger]
+    words += ["--trainer.callbacks+", "hoi_lightning.callbacks.image_metrics.ImageMetricsCallback"]
+    assert main(["fit", *words, "--run=run", "--trainer.max_steps=1"]) == 0
+    checkpoint = tmp_path / "run/checkpoints/last.ckpt"
+    stored = torch.load(checkpoint, weights_only=True)["hyper_parameters"]
+    assert stored["pretrained"] == "mini-base"  # no folder of this machine
+    assert main(["test", *words, "--run=tested", "--ckpt_path", str(checkpoint)]) == 0
+    (row,) = csv.DictReader((tmp_path / "tested/csv/version_0/metrics.csv").open())
+    assert {"test/loss", "test/hole_recall", "test/fd_mini", "test/lpips_mini_hand"} <= {k for k, v in row.items() if v}
+    assert any(name.startswith("test/loss_hole/t") for name in row)
+    assert float(row["test/outside_max_diff"]) == 0
+    assert main(["predict", *words, "--run=p", "--ckpt_path", str(checkpoint), "--trainer.precision=bf16-mixed"]) == 0
+    assert len(list((tmp_path / "p/predictions").glob("*.png"))) == 8
+    other = ["--run=o", "--ckpt_path", str(checkpoint), "--model.sampler=paper"]
+    assert main(["predict", *words, *other]) == 2
+    assert "num_steps=2000" in capsys.readouterr().err
+
+
 @pytest.mark.parametrize("verb", ["validate", "test", "predict"])
 def test_the_other_verbs_take_the_checkpoint_s_arguments(shards: Path, tmp_path: Path, verb: str) -> None:
     assert fit(shards, tmp_path, *QUIET, "--trainer.max_steps=2") == 0
@@ -189,6 +249,32 @@ def test_a_mistake_is_one_line_and_status_2(
     error = [line for line in capsys.readouterr().err.splitlines() if line.startswith("error: ")]
     assert len(error) == 1
     assert complaint in error[0]
+
+
+@pytest.mark.parametrize(
+    ("args", "complaint"),
+    [
+        (["--model.image_size=32"], "--model.image_size 32: the data's pictures are of 64x64"),
+        (["--data.image_size=32"], "--model.image_size 64: the data's pictures are of 32x32"),
+        (["--data.fields=[obj]"], "FusionNet trains on hoi, too"),
+        (["--data.fields=[hoi,obj]", "--model.hand_hole=0.1"], "FusionNet trains on hand, too"),
+    ],
+)
+def test_data_that_do_not_fit_the_task_are_one_line(
+    shards: Path, sd_folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture, args: list[str], complaint: str
+) -> None:
+    sizes = ["--model.image_size=64", "--data.image_size=64", "--model.hand_hole=0"]
+    words = [*QUIET, "--model.pretrained", str(sd_folder), "--trainer.max_steps=1", *sizes, *args]
+    assert fit(shards, tmp_path, *words, config="fusionnet") == 2
+    error = [line for line in capsys.readouterr().err.splitlines() if line.startswith("error: ")]
+    assert len(error) == 1
+    assert complaint in error[0]
+
+
+def test_fields_that_no_hole_needs_may_be_left_out(shards: Path, sd_folder: Path, tmp_path: Path) -> None:
+    words = [*QUIET, "--model.pretrained", str(sd_folder), "--model.image_size=64", "--data.image_size=64"]
+    words += ["--model.hand_hole=0", "--data.fields=[hoi,obj]", "--trainer.max_steps=1"]
+    assert fit(shards, tmp_path, *words, config="fusionnet") == 0
 
 
 def test_missing_weights_are_one_line(shards: Path, tmp_path: Path, capsys: pytest.CaptureFixture) -> None:

@@ -60,9 +60,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--split", choices=["val", "test"], default="test", help="part of the shards")
     parser.add_argument("--out", type=Path, required=True, help="folder for the results, made if absent")
     parser.add_argument("--pictures", type=whole_number(2), default=256, help="pictures of the split")
-    parser.add_argument(
-        "--paper-pictures", type=whole_number(2), default=64, help="of them, with the paper's preset"
-    )
+    parser.add_argument("--paper-pictures", type=whole_number(2), default=64, help="of them, with the paper's preset")
     parser.add_argument("--steps", type=whole_number(1), nargs="+", default=[10, 50], help="of the samplers")
     parser.add_argument("--seed", type=whole_number(0), default=0, help="of all noise")
     parser.add_argument("--device", default="auto", help="auto, cpu, cuda, cuda:1 or mps")

@@ -1,5 +1,6 @@
 """Figures of sampled pictures while a network learns."""
 
+import sys
 import zlib
 from typing import Any, Protocol, runtime_checkable
 
@@ -26,6 +27,8 @@ class SamplesImages(Protocol):
 
 class ImageMetricsCallback(Callback):
     """Samples pictures for a fixed part of the validation set and logs `val/fid`, `val/lpips` or their stand-ins.
+
+    In `test` it samples the whole test split and logs `test/fid` and so on.
 
     The same with `_hand` are of the squares around the recorded hands; `val/outside_max_diff`, the largest change of
     any pixel outside a hole, of 255, is 0 unless something is broken.
@@ -61,13 +64,20 @@ class ImageMetricsCallback(Callback):
         if trainer.sanity_checking or not isinstance(pl_module, SamplesImages):
             return
         if self._validations % self.every_n_validations == 0:
-            self._left = -(-self.num_samples // trainer.world_size)  # each rank its share, rounded up
-            if self._metrics is None or self._hands is None:
-                self._metrics, self._hands = image_metrics(pl_module.device), image_metrics(pl_module.device)
-            self._metrics.reset()
-            self._hands.reset()
-            self._outside = 0
+            self._begin(pl_module, -(-self.num_samples // trainer.world_size))  # each rank its share, rounded up
         self._validations += 1
+
+    def on_test_epoch_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Measure the whole split."""
+        if isinstance(pl_module, SamplesImages):
+            self._begin(pl_module, sys.maxsize)
+
+    def _begin(self, pl_module: LightningModule, num_samples: int) -> None:
+        self._left, self._outside = num_samples, 0
+        if self._metrics is None or self._hands is None:
+            self._metrics, self._hands = image_metrics(pl_module.device), image_metrics(pl_module.device)
+        self._metrics.reset()
+        self._hands.reset()
 
     def on_validation_batch_end(
         self,
@@ -100,14 +110,19 @@ class ImageMetricsCallback(Callback):
             self._hands.update(*crops)
         self._left -= len(seeds)
 
+    on_test_batch_end = on_validation_batch_end
+
     def on_validation_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Merge the ranks and log."""
-        if (
-            trainer.sanity_checking
-            or self._metrics is None
-            or self._hands is None
-            or (self._validations - 1) % self.every_n_validations
-        ):
+        if not trainer.sanity_checking and not (self._validations - 1) % self.every_n_validations:
+            self._log(trainer, pl_module, "val")
+
+    def on_test_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Merge the ranks and log."""
+        self._log(trainer, pl_module, "test")
+
+    def _log(self, trainer: Trainer, pl_module: LightningModule, prefix: str) -> None:
+        if self._metrics is None or self._hands is None:
             return
         streams = {"": self._metrics, "_hand": self._hands}
         if trainer.world_size > 1:
@@ -117,10 +132,10 @@ class ImageMetricsCallback(Callback):
                 metrics.reset()
                 for state in states:
                     metrics.merge(state[place])
-        figures = {"val/outside_max_diff": float(self._outside)}
+        figures = {f"{prefix}/outside_max_diff": float(self._outside)}
         for name, metrics in streams.items():
             if metrics.num_pictures >= 2:  # a covariance needs two: a smoke run with one picture is no error
-                figures |= {f"val/{key}{name}": value for key, value in metrics.compute().items()}
+                figures |= {f"{prefix}/{key}{name}": value for key, value in metrics.compute().items()}
         pl_module.log_dict(figures, sync_dist=True, reduce_fx="max")  # the difference differs by rank
 
 

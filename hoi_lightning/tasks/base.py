@@ -34,10 +34,12 @@ class HoiTask(LightningModule):
         optimizer: `adamw8bit` keeps AdamW's moments in a quarter of the memory (bitsandbytes).
 
     Attributes:
+        of_the_command: arguments that, when a checkpoint is tested, are the command line's and not the checkpoint's.
         buckets: loss terms by timestep, for `loss` to feed; None where there are no timesteps.
         logs_step: whether the metrics of the training step in hand are logged.
     """
 
+    of_the_command: tuple[str, ...] = ()
     checkpoint_hash: str = ""
     buckets: LossBuckets | None
 
@@ -103,20 +105,42 @@ class HoiTask(LightningModule):
 
     def validation_step(self, batch: dict[str, Any], batch_idx: int) -> None:
         """The same loss with noise that belongs to the batch, so that values compare across steps."""
-        terms = self.loss(batch, self._generator(batch_idx, self.global_rank, stream=1))
-        values = {f"val/{name}": value for name, value in terms.items()}
-        self.log_dict(values, batch_size=len(batch["key"]), sync_dist=True)
+        self.evaluate_batch(batch, batch_idx, "val")
 
-    test_step = validation_step
+    def test_step(self, batch: dict[str, Any], batch_idx: int) -> None:
+        """The same on the test split."""
+        self.evaluate_batch(batch, batch_idx, "test")
 
     def on_validation_epoch_start(self) -> None:
         """Begin the figures anew."""
+        self.reset_figures()
+
+    def on_test_epoch_start(self) -> None:
+        """Begin the figures anew."""
+        self.reset_figures()
+
+    def on_validation_epoch_end(self) -> None:
+        """Log the figures of the whole split."""
+        self.log_figures("val")
+
+    def on_test_epoch_end(self) -> None:
+        """Log the figures of the whole split."""
+        self.log_figures("test")
+
+    def evaluate_batch(self, batch: dict[str, Any], batch_idx: int, prefix: str) -> None:
+        """Score one batch of validation or test and log under the prefix."""
+        terms = self.loss(batch, self._generator(batch_idx, self.global_rank, stream=1))
+        values = {f"{prefix}/{name}": value for name, value in terms.items()}
+        self.log_dict(values, batch_size=len(batch["key"]), sync_dist=True)
+
+    def reset_figures(self) -> None:
+        """Forget what was gathered."""
         if self.buckets is not None:
             self.buckets.reset()
 
-    def on_validation_epoch_end(self) -> None:
-        """Log the loss terms by timestep."""
-        self._log_buckets("val")
+    def log_figures(self, prefix: str) -> None:
+        """Log what was gathered, here the loss terms by timestep."""
+        self._log_buckets(prefix)
 
     def _log_buckets(self, prefix: str) -> None:
         if self.buckets is not None:

@@ -11,6 +11,7 @@ from torch import Tensor
 from torch.distributed.fsdp import fully_shard
 from torch.distributed.tensor import DTensor
 
+from hoi_lightning.data.sample import Field
 from hoi_lightning.diffusion.ddpm import SampleNoise, sample_ddim
 from hoi_lightning.diffusion.repaint import PRESETS, Preset, RePaintSampler, sample_repaint
 from hoi_lightning.errors import InputError
@@ -78,6 +79,8 @@ class FusionNet(HoiTask):
         seed: see `HoiTask`.
     """
 
+    of_the_command = ("sampler", "compile_unet", "gradient_checkpointing")
+    trained_on: tuple[Field, ...] = ("hoi", "obj")
     prompt_embeds: Tensor
     unet: Any
 
@@ -141,13 +144,21 @@ class FusionNet(HoiTask):
         self.buckets = LossBuckets(len(self.schedule.alpha_bar), ("loss_hole",))
 
     def setup(self, stage: str) -> None:
-        """Refuse cached latents that another autoencoder made.
+        """Refuse data that cannot be trained on: members not decoded, or latents that another autoencoder made.
 
         Raises:
-            InputError: it did.
+            InputError: it is so.
         """
         data = self.trainer.datamodule  # type: ignore[attr-defined]
-        if stage != "fit" or not data.latents:
+        if stage != "fit":
+            return
+        needed = [] if data.latents else list(self.trained_on)
+        needed += ["hand"] if self.hand_hole else []
+        if lacking := [name for name in needed if name not in data.fields]:
+            raise InputError(
+                f"--data.fields {list(data.fields)}: FusionNet trains on {', '.join(lacking)}, too; add it"
+            )
+        if not data.latents:
             return
         made_by = data.index("train").latents_vae
         if made_by is not None and made_by["sha256"] != self.latents.fingerprint():
@@ -172,10 +183,16 @@ class FusionNet(HoiTask):
         return hole_mask(layouts, self.image_size, self.hole_dilation)
 
     def training_holes(self, batch: dict[str, Any], generator: torch.Generator) -> Tensor:
-        """The holes to train on, (B, 1, S, S) of {0, 1}: the layout's, now and then the hand's own, or everything."""
+        """The holes to train on, (B, 1, S, S) of {0, 1}: the layout's, now and then the hand's own, or everything.
+
+        Raises:
+            InputError: pictures or cached latents have another size than the task's.
+        """
+        self._check_side(batch)
         hole = self.hole_mask(batch["layout"])
         u = torch.rand(len(hole), 1, 1, 1, generator=generator, device=hole.device)
-        hole = torch.where(u < self.hand_hole, batch["hand"], hole)
+        if self.hand_hole:
+            hole = torch.where(u < self.hand_hole, batch["hand"], hole)
         return torch.where(u > 1 - self.full_hole, torch.ones_like(hole), hole)
 
     def window_centres(self, batch: dict[str, Any], generator: torch.Generator) -> Tensor:
@@ -320,20 +337,24 @@ class FusionNet(HoiTask):
         """Samples for the recorded layouts of a batch, (B, 3, S, S) in [-1, 1]; image metrics see them."""
         return self.sample(batch["obj"], batch["layout"], seeds)
 
-    def validation_step(self, batch: dict[str, Any], batch_idx: int) -> None:
+    def evaluate_batch(self, batch: dict[str, Any], batch_idx: int, prefix: str) -> None:
         """The loss, and the share of the hand's pixels that the hole covers."""
-        super().validation_step(batch, batch_idx)
+        super().evaluate_batch(batch, batch_idx, prefix)
         hole = self.hole_mask(batch["layout"])
         recall = (hole * batch["hand"]).sum(dim=(1, 2, 3)) / batch["hand"].sum(dim=(1, 2, 3)).clamp(min=1)
-        self.log("val/hole_recall", recall.median(), batch_size=len(batch["key"]), sync_dist=True)
+        self.log(f"{prefix}/hole_recall", recall.median(), batch_size=len(batch["key"]), sync_dist=True)
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """Write where the frozen parts lie so that the checkpoint opens from another working folder, too."""
+        """Write where the frozen parts lie so that the checkpoint opens from another working folder, too.
+
+        What comes with the package keeps its name: it is found wherever the package is.
+        """
         super().on_save_checkpoint(checkpoint)
         if not self.strict_loading:  # the frozen U-Net is the pretrained one
             learnt = {name for name, p in self.named_parameters() if p.requires_grad}
             checkpoint["state_dict"] = {k: v for k, v in checkpoint["state_dict"].items() if k in learnt}
-        if Path(self.pretrained).is_dir():
+        name = self.hparams["pretrained"]
+        if Path(self.pretrained).is_dir() and shipped(name) == Path(name):
             checkpoint["hyper_parameters"]["pretrained"] = str(Path(self.pretrained).resolve())
 
     def predict_step(self, batch: dict[str, Any], batch_idx: int) -> dict[str, Any]:
@@ -366,6 +387,15 @@ class FusionNet(HoiTask):
             raise InputError(f"{folder}: holds no {cls.__name__} ({reason}); export it again") from None
         task.checkpoint_hash = file_hash(folder / "unet" / "diffusion_pytorch_model.safetensors")
         return task.eval().requires_grad_(False).to(device)
+
+    def _check_side(self, batch: dict[str, Any]) -> None:
+        if "hoi_latents" in batch:
+            side, remedy = batch["hoi_latents"].shape[-1] * self.latents.factor, "give --model.image_size {}"
+        else:
+            side, remedy = batch["obj"].shape[-1], "give one of --data.image_size and --model.image_size the other's"
+        if side != self.image_size:
+            what = "cached latents are of pictures" if "hoi_latents" in batch else "the data's pictures are"
+            raise InputError(f"--model.image_size {self.image_size}: {what} of {side}x{side}; {remedy.format(side)}")
 
     def _predict(self, x_t: Tensor, t: Tensor, hole_z: Tensor, context: Tensor) -> Tensor:
         prompt = self.prompt_embeds.expand(len(x_t), -1, -1)

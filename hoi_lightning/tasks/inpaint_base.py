@@ -17,6 +17,8 @@ class InpaintBase(FusionNet):
     Arguments are FusionNet's.
     """
 
+    trained_on = ("obj",)
+
     def training_holes(self, batch: dict[str, Any], generator: torch.Generator) -> Tensor:
         """Random strokes, or in a quarter of the pictures everything, as Stable Diffusion inpainting was trained."""
         obj = batch["obj"]

@@ -62,47 +62,29 @@ class LayoutTask(HoiTask):
             "layout_density": np.asarray(draw_grid(columns)),
         }
 
-    def on_validation_epoch_start(self) -> None:
-        """Begin the figures anew."""
-        super().on_validation_epoch_start()
-        self.layout_figures.reset()
-
-    on_test_epoch_start = on_validation_epoch_start
-
-    def validation_step(self, batch: dict[str, Any], batch_idx: int) -> None:
-        """The loss, and the figures of some layouts per picture."""
-        self._evaluate(batch, batch_idx, "val")
-
-    def test_step(self, batch: dict[str, Any], batch_idx: int) -> None:
-        """The same on the test split."""
-        self._evaluate(batch, batch_idx, "test")
-
-    def on_validation_epoch_end(self) -> None:
-        """Merge the ranks and log."""
-        self._log_figures("val")
-
-    def on_test_epoch_end(self) -> None:
-        """Merge the ranks and log."""
-        self._log_figures("test")
-
     def predict_step(self, batch: dict[str, Any], batch_idx: int) -> dict[str, Any]:
         """One layout per object picture."""
         seeds = self.key_seeds(batch["key"])
         return {"layout": self.sample(batch["obj"], seeds), "seed": seeds}
 
-    def _evaluate(self, batch: dict[str, Any], batch_idx: int, prefix: str) -> None:
-        terms = self.loss(batch, self._generator(batch_idx, self.global_rank, stream=1))
-        named = {f"{prefix}/{name}": value for name, value in terms.items()}
-        self.log_dict(named, batch_size=len(batch["key"]), sync_dist=True)
+    def evaluate_batch(self, batch: dict[str, Any], batch_idx: int, prefix: str) -> None:
+        """The loss, and the figures of some layouts per picture."""
+        super().evaluate_batch(batch, batch_idx, prefix)
         # noise of each picture's own: with one for all, its chance would not average out over pictures
         seeds = [seed for own in self.key_seeds(batch["key"]) for seed in sample_seeds(own, range(self.metric_draws))]
         draws = self.sample(batch["obj"], seeds).reshape(-1, self.metric_draws, 5)
         self.layout_figures.update(draws, batch, self._true_layouts(batch["key"]))
 
-    def _log_figures(self, prefix: str) -> None:
+    def reset_figures(self) -> None:
+        """Forget what was gathered."""
+        super().reset_figures()
+        self.layout_figures.reset()
+
+    def log_figures(self, prefix: str) -> None:
+        """Merge the ranks and log."""
         figures = {f"{prefix}/{name}": value for name, value in self.layout_figures.compute().items()}
         self.log_dict(figures, sync_dist=True)  # equal on all ranks by now; sync_dist only says so
-        self._log_buckets(prefix)
+        super().log_figures(prefix)
 
     def _true_layouts(self, keys: Sequence[str]) -> Tensor | None:
         if self._truth is None:
