@@ -20,6 +20,7 @@ from hoi_lightning.errors import InputError
 from hoi_lightning.generate import make_folder, write_png, write_text
 from hoi_lightning.metrics.bootstrap import bootstrap_interval
 from hoi_lightning.opening import (
+    SAMPLING,
     add_checkpoint_arguments,
     check_weights,
     enough_memory,
@@ -284,6 +285,7 @@ def provenance(
         "masknet_sha256": pipeline.masknet.checkpoint_hash,
         "fusionnet_sha256": pipeline.fusionnet.checkpoint_hash,
         **({"prompt": args.prompt} if args.painter else {}),
+        **{name: getattr(args, name) for name in SAMPLING if getattr(args, name) is not None},
         "manifest_sha256": index.manifest_hash,
         "image_size": pipeline.fusionnet.image_size,
         "device": str(pipeline.device),

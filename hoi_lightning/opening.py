@@ -3,13 +3,16 @@
 import argparse
 import contextlib
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from hoi_lightning.errors import InputError
 
 if TYPE_CHECKING:
-    from hoi_lightning.pipeline import HOIPipeline
+    from hoi_lightning.pipeline import HOIPipeline, Painter
+
+SAMPLING = ("layout_sampler", "layout_steps", "layout_guidance", "preset", "painter_steps", "painter_guidance")
 
 
 def add_checkpoint_arguments(parser: argparse.ArgumentParser) -> None:
@@ -27,6 +30,13 @@ def add_checkpoint_arguments(parser: argparse.ArgumentParser) -> None:
     )  # fmt: skip
     parser.add_argument("--layout-steps", type=whole_number(1), default=25, help="steps of MaskNet's sampler")
     parser.add_argument("--layout-guidance", type=positive, default=1.0, help="classifier-free scale; 1 = none")
+    parser.add_argument(
+        "--preset", choices=["paper", "balanced", "fast"], help="FusionNet's sampler; default: that of its weights"
+    )
+    parser.add_argument("--painter-steps", type=whole_number(1), metavar="N", help="kept timesteps, not the preset's")
+    parser.add_argument(
+        "--painter-guidance", type=positive, metavar="W", help="classifier-free scale by the object picture; 1 = none"
+    )
     parser.add_argument("--device", default="auto", help="auto, cpu, cuda, cuda:1 or mps")
 
 
@@ -41,6 +51,10 @@ def check_weights(args: argparse.Namespace) -> None:
 
     if args.painter and args.fusionnet:
         raise InputError("--painter paints instead of FusionNet; leave out --fusionnet")
+    if args.painter:
+        for name in ("preset", "painter_steps", "painter_guidance"):
+            if getattr(args, name) is not None:
+                raise InputError(f"--{name.replace('_', '-')} is FusionNet's; leave it out, or --painter")
     if args.prompt is not None and not args.painter:
         raise InputError("--prompt: FusionNet has its own; give it with --painter, or leave it out")
     if args.painter:
@@ -65,8 +79,10 @@ def open_pipeline(args: argparse.Namespace) -> "HOIPipeline":
         pipeline = _open_painter(args)
     elif args.masknet is None:
         pipeline = HOIPipeline.from_pretrained(args.weights, args.device)
+        _set_painting(pipeline.fusionnet, args)
     else:
         pipeline = HOIPipeline.from_checkpoints(args.masknet, args.fusionnet, args.device)
+        _set_painting(pipeline.fusionnet, args)
     pipeline.masknet.sampler = args.layout_sampler
     pipeline.masknet.sample_steps = args.layout_steps
     pipeline.masknet.guidance_scale = args.layout_guidance
@@ -115,6 +131,19 @@ def positive(text: str) -> float:
     if not 0 < value < float("inf"):
         raise argparse.ArgumentTypeError(f"must be a number above 0, got {text!r}")
     return value
+
+
+def _set_painting(fusionnet: "Painter", args: argparse.Namespace) -> None:
+    from hoi_lightning.diffusion.repaint import PRESETS
+    from hoi_lightning.tasks.fusionnet import FusionNet
+
+    asked = {"num_steps": args.painter_steps, "guidance_scale": args.painter_guidance}
+    changes = {name: value for name, value in asked.items() if value is not None}
+    if args.preset is None and not changes:
+        return
+    assert isinstance(fusionnet, FusionNet)
+    fusionnet.sampler = replace(PRESETS[args.preset] if args.preset else fusionnet.sampler, **changes)
+    fusionnet.check_sampler(fusionnet.sampler)
 
 
 def _open_painter(args: argparse.Namespace) -> "HOIPipeline":

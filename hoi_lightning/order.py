@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from hoi_lightning.errors import InputError
-from hoi_lightning.opening import positive
+from hoi_lightning.opening import SAMPLING, positive
 
 if TYPE_CHECKING:
     import numpy as np
@@ -113,10 +113,7 @@ def read_order(path: Path, args: argparse.Namespace) -> Order:
         start, end = (read_layout(path, window) for path in args.interpolate)
         steps = max(args.num_images - 1, 1)
         layouts = [interpolate_layouts(start, end, k / steps) for k in range(args.num_images)]
-    asked = {
-        name: getattr(args, name)
-        for name in ("layout_sampler", "layout_steps", "layout_guidance", "strength", "prompt", "zoom")
-    }
+    asked = {name: getattr(args, name) for name in (*SAMPLING, "strength", "prompt", "zoom")}
     for name in (*wished, "layout", "interpolate", "hole"):
         value = getattr(args, name)
         files = [value] if isinstance(value, Path) else value if name == "interpolate" and value else []

@@ -111,7 +111,7 @@ def test_dropped_contexts_are_empty(folder: str, monkeypatch: pytest.MonkeyPatch
 
 
 def test_guidance_leads_away_from_the_blind_answer(folder: str) -> None:
-    fusionnet, data = FusionNet(folder, image_size=SIZE).eval(), batch(2)
+    fusionnet, data = FusionNet(folder, image_size=SIZE, context_dropout=0.1).eval(), batch(2)
     holes = fusionnet.hole_mask(data["layout"])
 
     def paint(scale: float) -> Tensor:
@@ -122,6 +122,9 @@ def test_guidance_leads_away_from_the_blind_answer(folder: str) -> None:
     masked = fusionnet.sample_holes(torch.zeros_like(data["obj"]), holes, [1, 2], RePaintSampler(4, "off"))
     assert blind.shape == masked.shape
     assert not torch.equal(blind, plain)
+    never_blind = FusionNet(folder, image_size=SIZE).eval()
+    with pytest.raises(InputError, match=r"guidance_scale 2: .*context_dropout 0"):
+        never_blind.sample_holes(data["obj"], holes, [1, 2], RePaintSampler(4, guidance_scale=2))
 
 
 @pytest.mark.parametrize("neighbourhood", [False, True])

@@ -5,6 +5,7 @@ import io
 import json
 import struct
 import zlib
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -12,9 +13,11 @@ import torch
 from PIL import Image
 
 from hoi_lightning import generate as verb
+from hoi_lightning.diffusion.repaint import PRESETS, RePaintSampler
 from hoi_lightning.errors import InputError
 from hoi_lightning.hand_proxy import Layout, hole_mask
 from hoi_lightning.pipeline import HOIPipeline, find_device, load_picture
+from hoi_lightning.tasks import FusionNet
 from hoi_lightning.weights import check_checkpoints
 
 LAYOUT = Layout(a=0.6, x=0.1, y=-0.2, b1=0.0, b2=1.0)
@@ -441,3 +444,26 @@ def test_generate_refuses_contradictions_before_it_paints(generate, tmp_path, wo
         generate(*(word.format(tmp=tmp_path) for word in words))
     assert "\n" not in str(caught.value)
     assert not list((tmp_path / "out").glob("*.png"))
+
+
+def test_the_painter_s_settings_reach_it_and_the_records(generate, tmp_path):
+    save(picture(64, 64), tmp_path / "in" / "cup.png")
+    fusionnet = HOIPipeline.from_pretrained("mini").fusionnet
+    calls = []
+
+    def settled(*words: str) -> RePaintSampler:
+        pipeline = HOIPipeline.from_pretrained("mini")
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(FusionNet, "sample_holes", lambda self, obj, *_: calls.append(self.sampler) or obj)
+            patch.setattr(HOIPipeline, "from_checkpoints", lambda *_: pipeline)
+            generate(*words)
+        return calls[-1]
+
+    assert settled() == fusionnet.sampler == PRESETS["fast"]
+    assert settled("--preset", "balanced") == PRESETS["balanced"]
+    assert settled("--preset", "paper", "--painter-steps", "7") == replace(PRESETS["paper"], num_steps=7)
+    asked = json.loads((tmp_path / "out" / "cup_0.json").read_text())["asked"]
+    assert (asked["preset"], asked["painter_steps"]) == ("paper", 7)
+    assert settled("--painter-steps", "3") == replace(PRESETS["fast"], num_steps=3)
+    with pytest.raises(InputError, match=r"guidance_scale 2: .*context_dropout 0"):
+        settled("--painter-guidance", "2")

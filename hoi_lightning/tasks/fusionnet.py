@@ -260,13 +260,14 @@ class FusionNet(HoiTask):
 
         Raises:
             InputError: pictures are not square or their side is no multiple of the autoencoder's factor, or holes have
-                another size or other values.
+                another size or other values; or the sampler is none for this network.
         """
         height, width = obj.shape[-2:]
         if height != width:
             raise InputError(f"pictures of {width}x{height}: FusionNet paints squares; cut one out of each")
         check_holes("FusionNet", obj, hole, self.latents.factor)
         sampler = sampler or self.sampler
+        self.check_sampler(sampler)
         hole_z, context, known = self._to_latent(hole), self._encode_context(obj, hole), self.latents.encode(obj)
         z0 = known.clone()
         boxes = [neighbourhood(one) if self.neighbourhood else (0, 0, one.shape[-1]) for one in hole_z[:, 0]]
@@ -279,6 +280,18 @@ class FusionNet(HoiTask):
                 left, top, _ = boxes[row]
                 z0[row, :, top : top + side, left : left + side] = latents
         return torch.lerp(obj, self.latents.decode(z0), feather(hole))
+
+    def check_sampler(self, sampler: RePaintSampler) -> None:
+        """Refuse what this network cannot be sampled with.
+
+        Raises:
+            InputError: guidance away from an answer that it never learnt, or more steps than the schedule has.
+        """
+        if sampler.guidance_scale != 1 and self.context_dropout == 0:
+            raise InputError(
+                f"guidance_scale {sampler.guidance_scale:g}: this FusionNet was trained with --model.context_dropout 0"
+            )
+        self.schedule.timesteps(sampler.num_steps)
 
     def _sample_latents(
         self,
