@@ -12,7 +12,10 @@ from hoi_lightning.errors import InputError
 if TYPE_CHECKING:
     from hoi_lightning.pipeline import HOIPipeline, Painter
 
-SAMPLING = ("layout_sampler", "layout_steps", "layout_guidance", "preset", "painter_steps", "painter_guidance")
+SAMPLING = (
+    "layout_sampler", "layout_steps", "layout_guidance", "preset", "painter_scheduler", "painter_steps",
+    "painter_guidance",
+)  # fmt: skip
 
 
 def add_checkpoint_arguments(parser: argparse.ArgumentParser) -> None:
@@ -33,6 +36,9 @@ def add_checkpoint_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--preset", choices=["paper", "balanced", "fast"], help="FusionNet's sampler; default: that of its weights"
     )
+    parser.add_argument(
+        "--painter-scheduler", choices=["ddim", "dpm-solver++", "unipc"], help="what the preset's steps are"
+    )
     parser.add_argument("--painter-steps", type=whole_number(1), metavar="N", help="kept timesteps, not the preset's")
     parser.add_argument(
         "--painter-guidance", type=positive, metavar="W", help="classifier-free scale by the object picture; 1 = none"
@@ -52,7 +58,7 @@ def check_weights(args: argparse.Namespace) -> None:
     if args.painter and args.fusionnet:
         raise InputError("--painter paints instead of FusionNet; leave out --fusionnet")
     if args.painter:
-        for name in ("preset", "painter_steps", "painter_guidance"):
+        for name in SAMPLING[3:]:
             if getattr(args, name) is not None:
                 raise InputError(f"--{name.replace('_', '-')} is FusionNet's; leave it out, or --painter")
     if args.prompt is not None and not args.painter:
@@ -137,7 +143,11 @@ def _set_painting(fusionnet: "Painter", args: argparse.Namespace) -> None:
     from hoi_lightning.diffusion.repaint import PRESETS
     from hoi_lightning.tasks.fusionnet import FusionNet
 
-    asked = {"num_steps": args.painter_steps, "guidance_scale": args.painter_guidance}
+    asked = {
+        "num_steps": args.painter_steps,
+        "guidance_scale": args.painter_guidance,
+        "scheduler": args.painter_scheduler,
+    }
     changes = {name: value for name, value in asked.items() if value is not None}
     if args.preset is None and not changes:
         return

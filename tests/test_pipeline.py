@@ -465,5 +465,6 @@ def test_the_painter_s_settings_reach_it_and_the_records(generate, tmp_path):
     asked = json.loads((tmp_path / "out" / "cup_0.json").read_text())["asked"]
     assert (asked["preset"], asked["painter_steps"]) == ("paper", 7)
     assert settled("--painter-steps", "3") == replace(PRESETS["fast"], num_steps=3)
+    assert settled("--painter-scheduler", "unipc") == replace(PRESETS["fast"], scheduler="unipc")
     with pytest.raises(InputError, match=r"guidance_scale 2: .*context_dropout 0"):
         settled("--painter-guidance", "2")

@@ -2,14 +2,17 @@
 
 from collections import Counter
 from itertools import pairwise
+from typing import Any
 
 import pytest
 import torch
 from torch import Tensor
 
-from hoi_lightning.diffusion.ddpm import Noise, sample_ddim
-from hoi_lightning.diffusion.repaint import num_network_calls, resample_times, sample_repaint
+from hoi_lightning.diffusion.ddpm import Noise, ddim_step, sample_ddim
+from hoi_lightning.diffusion.repaint import RePaintSampler, num_network_calls, resample_times, sample_repaint
+from hoi_lightning.diffusion.samplers import sample
 from hoi_lightning.diffusion.schedule import NoiseSchedule
+from hoi_lightning.diffusion.steps import DDIMStep
 from hoi_lightning.errors import InputError
 
 WALKS = [(250, 10, 10), (250, 1, 3), (30, 5, 3), (20, 5, 2), (7, 3, 2), (5, 5, 4), (1, 1, 1), (3, 10, 10)]
@@ -83,9 +86,7 @@ def test_known_everywhere_is_returned_exactly(dtype: torch.dtype, zero_terminal_
     schedule, noise = NoiseSchedule(zero_terminal_snr=zero_terminal_snr), seeded_noise(0)
     known = noise(torch.empty(2, 4, 3, 3, dtype=dtype))
     keep_mask = torch.ones(2, 1, 3, 3, dtype=dtype)
-    x = sample_repaint(
-        crooked_network, noise(known), schedule, schedule.timesteps(10), noise, known, keep_mask, 3, 2, eta=1.0
-    )
+    x = sample_repaint(crooked_network, noise(known), schedule, schedule.timesteps(10), noise, known, keep_mask, 3, 2)
     assert x.dtype == dtype
     assert torch.equal(x, known)
 
@@ -124,8 +125,9 @@ def test_nothing_known_and_no_jumps_is_ddim(eta: float) -> None:
         return both_noise(like) if eta > 0 and len(draws) % 2 == 1 else torch.ones_like(like)
 
     painted = sample_repaint(
-        crooked_network, x_T, schedule, times, alternate, torch.zeros_like(x_T), torch.zeros(1, 1), eta=eta
-    )
+        crooked_network, x_T, schedule, times, alternate, torch.zeros_like(x_T), torch.zeros(1, 1),
+        step=DDIMStep(schedule, alternate, eta),
+    )  # fmt: skip
     assert torch.equal(painted, sample_ddim(crooked_network, x_T, schedule, times, step_noise, eta))
 
 
@@ -152,10 +154,12 @@ def test_known_part_has_the_level_of_what_it_is_merged_with() -> None:
     assert (x == 0).all()
 
 
-def test_jumps_preserve_the_marginal_variance() -> None:
+@pytest.mark.parametrize(("scheduler", "num_steps"), [("ddim", 200), ("dpm-solver++", 60), ("unipc", 60)])
+def test_jumps_preserve_the_marginal_variance(scheduler: Any, num_steps: int) -> None:
     """Data N(0, σ²) and its perfect network: at every level x_t has variance ᾱ_t σ² + 1 - ᾱ_t, jumps or not."""
     schedule, noise, count, std = NoiseSchedule(), seeded_noise(0), 20000, 0.5
-    times = schedule.timesteps(200)
+    times = schedule.timesteps(num_steps)
+    step = RePaintSampler(num_steps, eta=0.0, scheduler=scheduler).step(schedule, noise)
 
     def denoise(x_t: Tensor, t: Tensor) -> Tensor:
         alpha_bar = schedule.alpha_bar[t[:1]]
@@ -166,10 +170,40 @@ def test_jumps_preserve_the_marginal_variance() -> None:
     variances: list[float] = []
     x_T = noise(torch.empty(count, 1, dtype=torch.float64))
     known, keep_mask = torch.zeros_like(x_T), torch.zeros(1, 1, dtype=torch.float64)
-    x = sample_repaint(denoise, x_T, schedule, times, noise, known, keep_mask, 10, 2, eta=0.0)
+    x = sample_repaint(denoise, x_T, schedule, times, noise, known, keep_mask, 10, 2, step=step)
     variances.append(x.var().item() / std**2)
-    # 3 standard errors, and the discretisation of 200 steps.
+    # 3 standard errors, and the discretisation of the steps.
     assert max(abs(ratio - 1) for ratio in variances) < 3 * (2 / count) ** 0.5 + 0.07
+
+
+@pytest.mark.parametrize("scheduler", ["dpm-solver++", "unipc"])
+@pytest.mark.parametrize("zero_terminal_snr", [False, True])
+def test_nothing_known_and_no_jumps_is_the_multistep_solver(scheduler: Any, zero_terminal_snr: bool) -> None:
+    schedule, x_T = NoiseSchedule(zero_terminal_snr=zero_terminal_snr), seeded_noise(0)(torch.empty(2, 3))
+    step = RePaintSampler(10, scheduler=scheduler).step(schedule, seeded_noise(1))
+    nothing = torch.zeros_like(x_T), torch.zeros(1, 1)
+    x = sample_repaint(crooked_network, x_T, schedule, schedule.timesteps(10), seeded_noise(1), *nothing, step=step)
+    assert x.isfinite().all()
+    assert torch.equal(x, sample(crooked_network, x_T, schedule, 10, seeded_noise(2), scheduler))
+
+
+@pytest.mark.parametrize("scheduler", ["dpm-solver++", "unipc"])
+def test_after_a_jump_a_solver_begins_anew(scheduler: Any) -> None:
+    schedule, x = NoiseSchedule(), seeded_noise(0)(torch.empty(2, 3))
+    first, second, third = schedule.timesteps(10).tolist()[3:6]
+    step = RePaintSampler(10, scheduler=scheduler).step(schedule, seeded_noise(1))
+
+    def two_steps() -> Tensor:
+        between = step(x, crooked_network(x, torch.tensor([first])), first, second)
+        return step(between, crooked_network(between, torch.tensor([second])), second, third)
+
+    once = two_steps()
+    step.reset()
+    assert torch.equal(two_steps(), once)
+    step.reset()
+    # alone, a multistep solver's step is of first order: DDIM's
+    x0 = crooked_network(x, torch.tensor([second]))
+    torch.testing.assert_close(step(x, x0, second, third), ddim_step(x, x0, schedule, second, third, seeded_noise(2)))
 
 
 def test_known_noise_is_new_every_time() -> None:

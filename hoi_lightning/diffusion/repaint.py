@@ -11,8 +11,9 @@ from typing import Literal
 
 from torch import Tensor
 
-from hoi_lightning.diffusion.ddpm import Denoiser, Noise, batch_of, ddim_step
+from hoi_lightning.diffusion.ddpm import Denoiser, Noise, batch_of
 from hoi_lightning.diffusion.schedule import NoiseSchedule
+from hoi_lightning.diffusion.steps import DDIMStep, MultistepStep, Step
 from hoi_lightning.errors import InputError
 
 
@@ -27,6 +28,7 @@ class RePaintSampler:
         jump_n_sample: r, visits of each stretch; 1 = no jumps.
         start_resampling: jump only below this kept step; None = everywhere.
         eta: 0 = deterministic steps (DDIM), 1 = ancestral ones (DDPM, eq. 10).
+        scheduler: what the steps between jumps are: DDIM's (with `eta`), or diffusers' multistep solvers.
         guidance_scale: classifier-free guidance by the object picture, 1 = none; twice the network calls.
     """
 
@@ -37,11 +39,18 @@ class RePaintSampler:
     start_resampling: int | None = None
     eta: float = 1.0
     guidance_scale: float = 1.0
+    scheduler: Literal["ddim", "dpm-solver++", "unipc"] = "ddim"
 
     @property
     def visits(self) -> int:
         """Of each stretch."""
         return self.jump_n_sample if self.composition == "repaint" else 1
+
+    def step(self, schedule: NoiseSchedule, noise: Noise) -> Step:
+        """What the scheduler does between two kept timesteps."""
+        if self.scheduler == "ddim":
+            return DDIMStep(schedule, noise, self.eta)
+        return MultistepStep(self.scheduler, schedule, self.num_steps)
 
     @property
     def network_calls(self) -> int:
@@ -108,7 +117,7 @@ def sample_repaint(
     jump_length: int = 1,
     jump_n_sample: int = 1,
     start_resampling: int | None = None,
-    eta: float = 1.0,
+    step: Step | None = None,
 ) -> Tensor:
     """Sample what is unknown so that it fits what is known.
 
@@ -123,12 +132,13 @@ def sample_repaint(
         jump_length: see `resample_times`.
         jump_n_sample: see `resample_times`.
         start_resampling: see `resample_times`.
-        eta: see `ddim_step`; 1 = the stochastic steps of the paper.
+        step: between two timesteps; it forgets its past after a jump. None = the stochastic steps of the paper.
 
     Returns:
         (B, ...), equal to `known` wherever keep_mask is 1.
     """
     kept = timesteps.tolist()[::-1]
+    step = step or DDIMStep(schedule, noise, eta=1.0)
     x = x_T
     for level, following in pairwise(resample_times(len(kept), jump_length, jump_n_sample, start_resampling)):
         t = kept[level]
@@ -136,9 +146,10 @@ def sample_repaint(
             # One draw reaches the level of j small steps: the same Gaussian.
             share = float(schedule.alpha_bar[kept[following]] / schedule.alpha_bar[t])
             x = share**0.5 * x + (1 - share) ** 0.5 * noise(x)
+            step.reset()
             continue
         previous = kept[following] if following >= 0 else -1
-        unknown_part = ddim_step(x, denoise(x, batch_of(t, x)), schedule, t, previous, noise, eta)  # eq. 10
+        unknown_part = step(x, denoise(x, batch_of(t, x)), t, previous)  # eq. 10
         known_part = known if previous < 0 else schedule.q_sample(known, previous, noise(known))  # eq. 9
         x = keep_mask * known_part + (1 - keep_mask) * unknown_part  # eq. 11
     return x

@@ -6,14 +6,15 @@ one fixed at 2, the other's mean should be 1.8 and is 0.9 with DDIM at any numbe
 it 1.7 at 25 steps.
 """
 
-from typing import Any, Literal
+from typing import Literal
 
 import torch
 from torch import Tensor
 
-from hoi_lightning.diffusion.ddpm import Denoiser, Noise, batch_of, sample_ddim, sample_ddpm
+from hoi_lightning.diffusion.ddpm import Denoiser, Noise, sample_ddim, sample_ddpm
 from hoi_lightning.diffusion.repaint import sample_repaint
 from hoi_lightning.diffusion.schedule import NoiseSchedule
+from hoi_lightning.diffusion.steps import MultistepStep, sample_steps
 
 Sampler = Literal["ddpm", "ddim", "dpm-solver++", "unipc", "repaint"]
 
@@ -62,21 +63,4 @@ def sample(
     if sampler == "repaint":
         jump_length = max(1, num_steps // _JUMPS)
         return sample_repaint(anchored, x_T, schedule, timesteps, noise, known, kept, jump_length, _VISITS)
-    return _multistep(anchored, x_T, schedule, num_steps, sampler)
-
-
-def _multistep(denoise: Denoiser, x_T: Tensor, schedule: NoiseSchedule, num_steps: int, sampler: Sampler) -> Tensor:
-    from diffusers import DPMSolverMultistepScheduler, UniPCMultistepScheduler
-
-    kind: Any = DPMSolverMultistepScheduler if sampler == "dpm-solver++" else UniPCMultistepScheduler
-    solver = kind(
-        schedule.num_train_timesteps,
-        trained_betas=schedule.betas.tolist(),
-        prediction_type="sample",
-        timestep_spacing="trailing",
-    )
-    solver.set_timesteps(num_steps, device=x_T.device)
-    x = x_T
-    for t in solver.timesteps.tolist():
-        x = solver.step(denoise(x, batch_of(t, x)), t, x).prev_sample
-    return x
+    return sample_steps(anchored, x_T, timesteps, MultistepStep(sampler, schedule, num_steps))

@@ -12,8 +12,9 @@ from torch.distributed.fsdp import fully_shard
 from torch.distributed.tensor import DTensor
 
 from hoi_lightning.data.sample import Field
-from hoi_lightning.diffusion.ddpm import SampleNoise, sample_ddim
+from hoi_lightning.diffusion.ddpm import SampleNoise
 from hoi_lightning.diffusion.repaint import PRESETS, Preset, RePaintSampler, sample_repaint
+from hoi_lightning.diffusion.steps import sample_steps
 from hoi_lightning.errors import InputError
 from hoi_lightning.grid import draw_grid
 from hoi_lightning.hand_proxy import HOLE_DILATION, hole_mask
@@ -316,11 +317,12 @@ class FusionNet(HoiTask):
             return z0
 
         x_T, timesteps = noise(known), self.schedule.timesteps(sampler.num_steps)
+        step = sampler.step(self.schedule, noise)
         if sampler.composition == "off":
-            return sample_ddim(denoise, x_T, self.schedule, timesteps, noise, sampler.eta)
+            return sample_steps(denoise, x_T, timesteps, step)
         return sample_repaint(
             denoise, x_T, self.schedule, timesteps, noise, known, 1 - hole_z,
-            sampler.jump_length, sampler.visits, sampler.start_resampling, sampler.eta,
+            sampler.jump_length, sampler.visits, sampler.start_resampling, step,
         )  # fmt: skip
 
     def panels(self, batch: dict[str, Any], seed: int) -> dict[str, list[np.ndarray]]:
