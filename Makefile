@@ -129,11 +129,11 @@ $(MINI)/hands-32/card.json: $(MINI)/hands/done
 
 $(MINI)/fusionnet/done: | $(MINI)/hands-32/card.json
 	$(FIT) -c configs/mini/fusionnet.yaml $(MINI_HERE) $(MINI)/ho3pairs --run fusionnet --model.pretrained $(MINI)/hands-32/fusionnet \
-		--model.learning_rate 4e-4 --trainer.max_steps 7700
+		--model.learning_rate 4e-4 --trainer.max_steps 15700
 	touch $@
 
 $(MINI)/masknet/done: | $(MINI)/ho3pairs/manifest.json
-	$(FIT) -c configs/mini/masknet.yaml $(MINI_HERE) $(MINI)/ho3pairs --run masknet --trainer.max_steps 14000
+	$(FIT) -c configs/mini/masknet.yaml $(MINI_HERE) $(MINI)/ho3pairs --run masknet --trainer.max_steps 34000
 	touch $@
 
 $(MINI)/mini/card.json: $(MINI)/fusionnet/done $(MINI)/masknet/done
