@@ -67,6 +67,7 @@ def test_the_bench_leaves_a_table_a_sheet_and_resumes(
     fusionnet.save_pretrained(tmp_path / "model", torch.float32)
     out = tmp_path / "out"
     words = ["bench", "painting", "--fusionnet", str(tmp_path / "model"), "--shards", str(shards), "--out", str(out)]
+    words += ["--train-shards", str(shards)]
     words += ["--steps", "2", "--paper-pictures", "2"]
     assert main(words) in (0, None)
     result = json.loads((out / "painting.json").read_text())

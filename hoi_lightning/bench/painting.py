@@ -57,6 +57,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare the measurement's flags."""
     parser.add_argument("--fusionnet", type=Path, required=True, help="checkpoint of a FusionNet run, or its folder")
     parser.add_argument("--shards", type=Path, required=True, help="folder of HO3Pairs shards")
+    parser.add_argument("--train-shards", type=Path, help="where the pasted hands come from; default: --shards")
     parser.add_argument("--split", choices=["val", "test"], default="test", help="part of the shards")
     parser.add_argument("--out", type=Path, required=True, help="folder for the results, made if absent")
     parser.add_argument("--pictures", type=whole_number(2), default=256, help="pictures of the split")
@@ -96,7 +97,7 @@ def run(args: argparse.Namespace) -> None:
     from hoi_lightning.pipeline import find_device
     from hoi_lightning.tasks import FusionNet
 
-    index, training = ShardIndex(args.shards, args.split), ShardIndex(args.shards, "train")
+    index, training = ShardIndex(args.shards, args.split), ShardIndex(args.train_shards or args.shards, "train")
     chosen = spread([index.info(i) for i in range(len(index))], args.pictures)
     if len(chosen) < 2:
         raise InputError(f"--shards {args.shards}: {len(chosen)} {args.split} samples; a distance needs at least 2")
@@ -113,6 +114,8 @@ def run(args: argparse.Namespace) -> None:
     for name, i in tqdm(jobs, unit="picture", desc="painting"):
         stem = args.out / "pictures" / name / f"{i:06d}"
         made_by = common | {"sampler": asdict(arms[name]) if name in arms else name}
+        if name == "pasted":
+            made_by["train_manifest"] = training.manifest_hash
         if _made_by(stem) != made_by:
             record = _measure(stem, _pair(index, i), paints[name], fusionnet, metrics, args.seed)
             write_text(stem.with_suffix(".json"), json.dumps({"made_by": made_by, **record}) + "\n")
