@@ -1,6 +1,7 @@
 """`python -m hoi_lightning export`: checkpoints to one folder of safetensors, for `generate`, diffusers and others."""
 
 import argparse
+import contextlib
 import json
 import shutil
 from pathlib import Path
@@ -11,7 +12,7 @@ from hoi_lightning.errors import InputError
 from hoi_lightning.provenance import git_commit
 
 if TYPE_CHECKING:
-    from hoi_lightning.tasks import HoiTask
+    from hoi_lightning.tasks import FusionNet, HoiTask
 
 TEXT_PARTS = ("text_encoder", "tokenizer")
 CARD = """---
@@ -72,12 +73,11 @@ def run(args: argparse.Namespace) -> None:
     loaded = {name: tasks[name].load(path) for name, path in given.items()}
     painter = loaded.get("fusionnet", loaded.get("base"))
     assert isinstance(painter, FusionNet)
-    if args.text_encoder:
-        _check_text_encoder(Path(painter.pretrained))
+    texts = _text_encoder_folder(painter) if args.text_encoder else None
     for name, task in loaded.items():
         task.save_pretrained(args.out if name == "base" else args.out / name, getattr(torch, args.dtype))
-    if args.text_encoder:
-        _copy_text_encoder(Path(painter.pretrained), args.out if "base" in loaded else args.out / "fusionnet")
+    if texts is not None:
+        _copy_text_encoder(texts, args.out if "base" in loaded else args.out / "fusionnet")
     if "masknet" in loaded:
         index = {
             "_class_name": "HOIPipeline",
@@ -89,13 +89,23 @@ def run(args: argparse.Namespace) -> None:
     print(args.out)
 
 
-def _check_text_encoder(pretrained: Path) -> None:
+def _text_encoder_folder(painter: "FusionNet") -> Path:
+    """The diffusers folder that FusionNet started from, or its text encoder out of the hub."""
+    folder = Path(painter.pretrained)
+    if not folder.is_dir():
+        from huggingface_hub import snapshot_download
+        from huggingface_hub.errors import HfHubHTTPError, LocalEntryNotFoundError
+
+        wanted = ["model_index.json", *(f"{name}/*" for name in TEXT_PARTS)]
+        with contextlib.suppress(HfHubHTTPError, LocalEntryNotFoundError, OSError, ValueError):
+            folder = Path(snapshot_download(painter.pretrained, revision=painter.revision, allow_patterns=wanted))
     for name in TEXT_PARTS:
-        if not (pretrained / name).is_dir():
+        if not (folder / name).is_dir():
             raise InputError(
-                f"--text-encoder: {pretrained} is no folder with {name}/; fit FusionNet on a diffusers folder that "
-                "has one, or leave the flag out"
+                f"--text-encoder: {painter.pretrained} has no {name}/ that can be had; fit FusionNet on a diffusers "
+                "checkpoint that has one, or leave the flag out"
             )
+    return folder
 
 
 def _copy_text_encoder(pretrained: Path, folder: Path) -> None:

@@ -102,7 +102,7 @@ def test_a_run_leaves_curves_samples_and_its_config(shards: Path, tmp_path: Path
 
 
 def test_resuming_is_bitwise_and_obeys_the_command_line(shards: Path, tmp_path: Path) -> None:
-    # 37 samples are 9 batches of 4: the stop at 13 lies inside the second epoch
+    # 37 samples are 10 batches of 4: the stop at 13 lies inside the second epoch
     common = [*QUIET, "--data.batch_size=4", "--trainer.val_check_interval=5", "--trainer.limit_val_batches=1"]
     assert fit(shards, tmp_path / "straight", *common, "--trainer.max_steps=23") == 0
     assert fit(shards, tmp_path / "stopped", *common, "--trainer.max_steps=13") == 0
@@ -118,6 +118,33 @@ def test_resuming_is_bitwise_and_obeys_the_command_line(shards: Path, tmp_path: 
     for a, b in zip(*moments, strict=True):
         assert torch.equal(a["exp_avg"], b["exp_avg"])
     assert MaskNet.load(tmp_path / "stopped/run/checkpoints/last.ckpt").layout_std.min() > 0
+
+
+@pytest.mark.parametrize("stop", [8, 9, 10, 12, 14])
+def test_resuming_amid_accumulated_gradients_is_bitwise(
+    shards: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, stop: int
+) -> None:
+    # an epoch of 10 batches has steps after 4, 8 and 10 of them
+    common = [*QUIET, "--data.batch_size=4", "--trainer.accumulate_grad_batches=4"]
+    assert fit(shards, tmp_path / "straight", *common, "--trainer.max_steps=6") == 0
+    batches = []
+
+    def loss(task: MaskNet, batch: dict[str, Any], generator: torch.Generator) -> dict[str, torch.Tensor]:
+        batches.append(batch["key"])
+        if len(batches) > stop:
+            raise RuntimeError("pulled the plug")
+        return of_masknet(task, batch, generator)
+
+    of_masknet = MaskNet.loss
+    monkeypatch.setattr(MaskNet, "loss", loss)
+    with pytest.raises(RuntimeError, match="plug"):
+        fit(shards, tmp_path / "stopped", *common, "--trainer.max_steps=6")
+    monkeypatch.undo()
+    assert weights(tmp_path / "stopped")["global_step"] == {8: 2, 9: 2, 10: 3, 12: 3, 14: 4}[stop]
+    assert fit(shards, tmp_path / "stopped", *common, "--ckpt_path=last", "--trainer.max_steps=6") == 0
+    straight, resumed = weights(tmp_path / "straight"), weights(tmp_path / "stopped")
+    for name, value in straight["state_dict"].items():
+        assert torch.equal(value, resumed["state_dict"][name]), name
 
 
 @pytest.mark.parametrize("stop", [9, 18])

@@ -3,6 +3,7 @@
 import json
 import shutil
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -12,6 +13,7 @@ from safetensors.torch import load_file
 from hoi_lightning.__main__ import main
 from hoi_lightning.diffusion.repaint import RePaintSampler
 from hoi_lightning.errors import InputError
+from hoi_lightning.export import _text_encoder_folder
 from hoi_lightning.tasks import FusionNet, InpaintBase, MaskNet
 from hoi_lightning.tasks.base import HoiTask
 from tests.tiny import save_sd_folder
@@ -236,6 +238,23 @@ def test_the_text_encoder_comes_along_on_request(sd_folder: Path, checkpoints: d
     pipe.set_progress_bar_config(disable=True)
     picture = pipe("hand", image=torch.zeros(1, 3, 64, 64), mask_image=torch.ones(1, 1, 64, 64), num_inference_steps=1)
     assert picture.images[0].size == (64, 64)
+
+
+def test_the_text_encoder_of_a_hub_id_is_fetched(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    import huggingface_hub
+
+    for name in ("text_encoder", "tokenizer"):
+        (tmp_path / "hub" / name).mkdir(parents=True)
+    asked = []
+    monkeypatch.setattr(
+        huggingface_hub, "snapshot_download", lambda name, **more: asked.append((name, more)) or str(tmp_path / "hub")
+    )
+    painter = SimpleNamespace(pretrained="someone/inpainting", revision="main")
+    assert _text_encoder_folder(painter) == tmp_path / "hub"
+    assert asked == [
+        ("someone/inpainting",
+         {"revision": "main", "allow_patterns": ["model_index.json", "text_encoder/*", "tokenizer/*"]})
+    ]  # fmt: skip
 
 
 def test_a_text_encoder_that_is_not_there_is_one_line(

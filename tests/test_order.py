@@ -3,6 +3,7 @@
 from collections import Counter
 
 import numpy as np
+import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -118,3 +119,12 @@ def test_evaluation_scores_each_sample_once(n: int, batch: int, world: int) -> N
     batches = [[indices for _, indices in steps] for steps in ranks]
     assert [len(found) for found in batches] == [len(steps) for steps in ranks]
     assert sorted(i for found in batches for indices in found for i in indices) == list(range(n))
+
+
+@pytest.mark.parametrize(("n", "batch", "world"), [(97, 8, 4), (9, 2, 2), (8, 3, 2), (5, 8, 4)])
+def test_ranks_that_must_keep_step_have_as_many_batches(n: int, batch: int, world: int) -> None:
+    ranks = [EvaluationSteps(Shares(n, batch, rank, world), equal=True) for rank in range(world)]
+    sizes = {tuple(len(indices) for _, indices in steps) for steps in ranks}
+    assert len(sizes) == 1
+    seen = [int(i) for steps in ranks for _, indices in steps for i in indices]
+    assert sorted(seen) == list(range(n - n % world))

@@ -8,13 +8,14 @@ from typing import Any, get_args
 import torch
 import torch.nn.functional as F
 from lightning.pytorch import LightningDataModule
+from lightning.pytorch.strategies import ModelParallelStrategy
 from torch import Tensor
 
 from hoi_lightning.data.augment import Augment, augment
 from hoi_lightning.data.index import cache_folder
 from hoi_lightning.data.loader import BatchLoader, BatchReader, Steps, Tally
 from hoi_lightning.data.manifest import Split
-from hoi_lightning.data.order import EvaluationSteps, Shares, TrainingSteps
+from hoi_lightning.data.order import EvaluationSteps, Shares, TrainingSteps, since_last_step
 from hoi_lightning.data.reader import OnError, Shards
 from hoi_lightning.data.remote import open_shards
 from hoi_lightning.data.sample import MEMBERS, OPTIONAL, Field
@@ -32,7 +33,7 @@ class HoiDataModule(LightningDataModule):
 
     An epoch of training is every sample once over all processes, in an order that (seed, epoch) decides; a run goes on
     at the sample where it stopped, also with another number of processes, threads or samples per batch. Validation and
-    test score every sample once.
+    test score every sample once; under FSDP up to one sample less per process, so that all have as many batches.
 
     Args:
         shards: folder that `make shards` wrote, or its URL (https, s3, gs, …): tars are then fetched while training.
@@ -155,7 +156,8 @@ class HoiDataModule(LightningDataModule):
         progress: Any = self.trainer.fit_loop.epoch_loop.batch_progress
         per_epoch = int(self.trainer.num_training_batches)
         epoch, position = self._start
-        batches = progress.total.processed - self._batches_before
+        undone = since_last_step(progress.current.processed, per_epoch, self.trainer.accumulate_grad_batches)
+        batches = progress.total.processed - self._batches_before - undone
         first = per_epoch - self._epoch_batches_before
         if batches >= first:
             epochs, batches = divmod(batches - first, per_epoch)
@@ -182,7 +184,9 @@ class HoiDataModule(LightningDataModule):
     def _evaluation(self, split: Split) -> BatchLoader:
         shards = self.index(split)
         shares = self._shares(shards, "validation" if split == "val" else split)
-        return self._loader(shards, EVALUATION_FIELDS, EvaluationSteps(shares), shares)
+        # every forward pass of shared-out weights is one of all processes: a lone batch would wait for ever
+        equal = self.trainer is not None and isinstance(self.trainer.strategy, ModelParallelStrategy)
+        return self._loader(shards, EVALUATION_FIELDS, EvaluationSteps(shares, equal), shares)
 
     def _shares(self, shards: Shards, name: str) -> Shares:
         rank, world_size = (self.trainer.global_rank, self.trainer.world_size) if self.trainer else (0, 1)

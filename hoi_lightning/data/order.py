@@ -147,11 +147,13 @@ class EvaluationSteps:
 
     Args:
         shares: of the split; no rank may be without a sample.
+        equal: give every rank as many batches, at the cost of up to world_size - 1 samples at the end.
     """
 
-    def __init__(self, shares: Shares) -> None:
+    def __init__(self, shares: Shares, equal: bool = False) -> None:
         self.shares = shares
-        self._mine = np.arange(shares.rank, shares.num_samples, shares.world_size)
+        end = shares.num_samples - (shares.num_samples % shares.world_size if equal else 0)
+        self._mine = np.arange(shares.rank, end, shares.world_size)
 
     def __len__(self) -> int:
         return -(-len(self._mine) // self.shares.batch_size)
@@ -160,6 +162,11 @@ class EvaluationSteps:
         size = self.shares.batch_size
         for start in range(0, len(self._mine), size):
             yield 0, self._mine[start : start + size]
+
+
+def since_last_step(processed: int, per_epoch: int, accumulate: int) -> int:
+    """Of an epoch's batches so far, those whose gradients no optimizer step has applied; an epoch ends with a step."""
+    return 0 if processed == per_epoch else processed % accumulate
 
 
 def _mix(x: Whole) -> Whole:

@@ -15,6 +15,7 @@ from lightning.pytorch.plugins import MixedPrecision
 from lightning.pytorch.utilities.types import OptimizerLRSchedulerConfig
 from torch import Tensor
 
+from hoi_lightning.data.order import since_last_step
 from hoi_lightning.diffusion.ddpm import sample_seeds
 from hoi_lightning.errors import InputError, NonFiniteLoss
 from hoi_lightning.metrics.loss_buckets import LossBuckets
@@ -180,8 +181,18 @@ class HoiTask(LightningModule):
         )
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """Name the task, so that the wrong one is refused with a sentence."""
+        """Name the task, so that the wrong one is refused with a sentence; go back to the last optimizer step.
+
+        Batches whose gradients were not applied yet are trained on again after a resumption.
+        """
         checkpoint["task"] = type(self).__name__
+        trainer: Any = self.trainer
+        processed = trainer.fit_loop.epoch_loop.batch_progress.current.processed
+        undone = since_last_step(processed, trainer.num_training_batches, trainer.accumulate_grad_batches)
+        progress = checkpoint["loops"]["fit_loop"]["epoch_loop.batch_progress"]
+        for counts in (progress["total"], progress["current"]):
+            for name in counts:
+                counts[name] -= undone
 
     @classmethod
     def load(cls, path: Path | str, device: str | torch.device = "cpu") -> Self:

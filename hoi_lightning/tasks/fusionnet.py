@@ -170,10 +170,16 @@ class FusionNet(HoiTask):
             )
 
     def configure_model(self) -> None:
-        """Under `ModelParallelStrategy` share every block of the U-Net out over the GPUs of a machine (FSDP2)."""
+        """Under `ModelParallelStrategy` share every block of the U-Net out over the GPUs of a machine (FSDP2).
+
+        Raises:
+            InputError: `neighbourhood`, with which processes would call the network differently often.
+        """
         mesh = self.device_mesh
         if mesh is None or isinstance(next(self.unet.parameters()), DTensor):
             return
+        if self.neighbourhood:
+            raise InputError("--model.neighbourhood true: not with --trainer.strategy ModelParallelStrategy; give ddp")
         self.unet.to(memory_format=torch.contiguous_format)  # shares are of rows
         for part in (*self.unet.down_blocks, self.unet.mid_block, *self.unet.up_blocks, self.unet):
             # the mesh is machines by GPUs: shared out within a machine, repeated on each
