@@ -7,6 +7,7 @@ from types import SimpleNamespace
 
 import pytest
 import torch
+from lightning.pytorch import Trainer
 from torch import Tensor
 
 from hoi_lightning.diffusion.repaint import RePaintSampler
@@ -195,10 +196,11 @@ def test_lora_trains_and_keeps_adapters_only(folder: str, tmp_path: Path) -> Non
     with torch.no_grad():
         for p in learnt.values():
             p.normal_(std=0.1)
-    checkpoint = {"state_dict": fusionnet.state_dict(), "hyper_parameters": dict(fusionnet.hparams), "global_step": 1}
-    fusionnet.on_save_checkpoint(checkpoint)
-    assert set(checkpoint["state_dict"]) == set(learnt)
-    torch.save(checkpoint, tmp_path / "last.ckpt")
+    trainer = Trainer(accelerator="cpu", logger=False, default_root_dir=tmp_path)
+    trainer.strategy.connect(fusionnet)
+    fusionnet.trainer = trainer
+    trainer.save_checkpoint(tmp_path / "last.ckpt")
+    assert set(torch.load(tmp_path / "last.ckpt", weights_only=False)["state_dict"]) == set(learnt)
     opened = FusionNet.load(tmp_path / "last.ckpt")
     opened.save_pretrained(tmp_path / "released", torch.float32)
     released, data = FusionNet.from_pretrained(tmp_path / "released"), batch(1)
