@@ -239,14 +239,21 @@ def _gather(
 
 
 def _fractions(text: str) -> tuple[float, float]:
-    values = tuple(float(value) for value in text.split(","))
-    if len(values) != 2 or min(values) < 0 or sum(values) > 1:
+    values = tuple(_number(value) for value in text.split(","))
+    if len(values) != 2 or not (min(values) >= 0 and sum(values) <= 1):
         raise argparse.ArgumentTypeError(f"{text!r}: give two shares of at most 1 together, e.g. 0.1,0.1")
     return values[0], values[1]
 
 
+def _number(text: str) -> float:
+    try:
+        return float(text)
+    except ValueError:
+        return float("nan")
+
+
 def _level(text: str) -> float:
-    value = 0.0 if text == "none" else float(text)
+    value = 0.0 if text == "none" else _number(text)
     if not 0 <= value <= 1 or (value == 0 and text != "none"):
         raise argparse.ArgumentTypeError(f"{text!r}: give a share of the schedule above 0, at most 1, or none")
     return value

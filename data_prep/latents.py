@@ -72,7 +72,13 @@ def run(args: argparse.Namespace) -> None:
             _write_manifest(folder, manifest)
         for shard in todo:
             path = folder / f"latents-{shard['name']}"
-            _write(folder / shard["name"], path, encoder.vae, args.batch_size, bar)
+            try:
+                _write(folder / shard["name"], path, encoder.vae, args.batch_size, bar)
+            except torch.OutOfMemoryError:
+                raise InputError(
+                    f"--batch-size {args.batch_size}: the GPU's memory does not hold it; give a smaller one, or "
+                    "--device cpu; what is finished is kept"
+                ) from None
             entry = shard_record(path, shard["split"], shard["count"]) | {"of": shard["sha256"]}
             entries.append(entry)
             entries.sort(key=lambda entry: entry["name"])
@@ -95,6 +101,7 @@ def _device(name: str) -> Any:
 def _open_vae(name: str, revision: str | None) -> _Encoder:
     """Open the autoencoder of a folder or hub id, float32, with its id, revision (of a hub id), hash and scaling."""
     import diffusers
+    from safetensors import SafetensorError
 
     try:
         # Any model class reads any model's config.
@@ -103,9 +110,11 @@ def _open_vae(name: str, revision: str | None) -> _Encoder:
         )
         kind = getattr(diffusers, config["_class_name"])
         vae = kind.from_pretrained(name, subfolder="vae", revision=revision).eval().requires_grad_(False)
-    except (OSError, ValueError, AttributeError, KeyError):
+    except (OSError, ValueError, AttributeError, KeyError, SafetensorError) as error:
         at = f" at {revision}" if revision else ""
-        raise InputError(f"--vae {name}{at}: neither a local diffusers folder with vae/ nor downloadable") from None
+        reason = str(error).strip().splitlines()[0][:160] if str(error).strip() else type(error).__name__
+        what = "its vae/ does not open" if Path(name, "vae").is_dir() else "no local diffusers folder, nor downloadable"
+        raise InputError(f"--vae {name}{at}: {what} ({reason})") from None
     digest = hashlib.sha256()
     for key, value in sorted(vae.state_dict().items()):
         digest.update(key.encode() + value.numpy().tobytes())

@@ -163,8 +163,10 @@ def _plan_frame(clip: Clip, moment: Moment, references: list[Reference], setting
     crop = crop_around(box, clip.valid)
     shown = resize(labels.at(crop), settings.size)
     covered = share(shown == clip.hand_labels[side])
-    if covered < settings.min_hand_area:
-        detail = f"covers {covered:.4f} of the crop, below {settings.min_hand_area}"
+    if covered == 0 or covered < settings.min_hand_area:
+        detail = (
+            f"covers {covered:.4f} of the crop, below {settings.min_hand_area}" if covered else "lies outside the crop"
+        )
         raise Fault("hand-too-small", clip.mask(frame), detail)
     if _hides_too_much(among(shown, hands), crop[2] - crop[0]):
         raise Fault("hand-too-large", clip.mask(frame), f"its hole covers over {MAX_HOLE_AREA} of the crop")

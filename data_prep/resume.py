@@ -41,12 +41,15 @@ def is_built(out: Path, settings: dict[str, Any]) -> bool:
         settings: what must agree with its manifest.
 
     Raises:
-        InputError: the folder holds other shards.
+        InputError: the folder holds other shards, or not all of these.
     """
     path = out / "manifest.json"
     if not path.is_file():
         if any(out.glob("*.tar")) and not (out / PARTS).is_dir():
-            raise InputError(f"--out {out}: holds tars that are not from an unfinished build; choose another folder")
+            raise InputError(
+                f"--out {out}: holds tars that are not from an unfinished build; choose another folder, or give "
+                f"them up with `rm -r {out}`"
+            )
         return False
     try:
         manifest = json.loads(path.read_bytes())
@@ -55,6 +58,13 @@ def is_built(out: Path, settings: dict[str, Any]) -> bool:
     differing = [name for name, value in settings.items() if manifest.get(name) != value]
     if differing:
         raise InputError(f"--out {out}: holds shards with another {', '.join(differing)}; choose another folder")
+    for entry in [*manifest.get("shards", []), *manifest.get("truth", [])]:
+        tar = out / entry["name"]
+        if not tar.is_file() or tar.stat().st_size != entry["bytes"]:
+            raise InputError(
+                f"--out {out}: {tar.name} is not as it was built; copy it again, or remove all with `rm -r {out}` and "
+                "build anew"
+            )
     shutil.rmtree(out / PARTS, ignore_errors=True)  # there if the build was killed at its very end
     return True
 

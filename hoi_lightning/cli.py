@@ -30,9 +30,9 @@ from hoi_lightning.tasks.base import read_checkpoint
 VERBS = ("fit", "validate", "test", "predict")
 _SMALLER = "lower --data.batch_size"
 _SMALLER_FIT = (
-    "lower --data.batch_size and raise --trainer.accumulate_grad_batches as much, add "
-    "-c configs/overlays/rtx4090.yaml, or, of FusionNet, set --model.gradient_checkpointing true or begin "
-    "anew with -c configs/overlays/lora.yaml; "
+    "lower --data.batch_size and raise --trainer.accumulate_grad_batches as much, or, of FusionNet, add "
+    "-c configs/overlays/rtx4090.yaml, set --model.gradient_checkpointing true or begin anew with "
+    "-c configs/overlays/lora.yaml; "
     "--run NAME --ckpt_path last goes on where it stopped"
 )
 _OTHER_WEIGHTS = ("Error(s) in loading state_dict", "loaded state dict")  # torch's words for modules and optimizers
@@ -95,7 +95,7 @@ class HoiCLI(LightningCLI):
         """Give the run its folder and point loggers and checkpoints there.
 
         Raises:
-            InputError: the folder holds another run's checkpoint.
+            InputError: the folder holds another run's checkpoint, or a network without weights is to be judged.
         """
         config = self.config[self.subcommand] if self.subcommand else self.config
         self._given = self.config.clone()
@@ -108,6 +108,10 @@ class HoiCLI(LightningCLI):
                 read_checkpoint(last, _task_name(config))
         elif self.subcommand == "fit" and config.get("ckpt_path") is None and last.is_file():
             raise InputError(f"--run {config.run}: {last} exists; go on with --ckpt_path last or choose another --run")
+        elif self.subcommand != "fit" and not config.get("ckpt_path") and "pretrained" not in config.model.init_args:
+            raise InputError(
+                f"--ckpt_path: which weights? give a checkpoint, or --run NAME --ckpt_path last, to {self.subcommand}"
+            )
         config.trainer.default_root_dir = str(folder)
         _place_loggers(config.trainer.logger, folder)
 

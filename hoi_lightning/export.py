@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from hoi_lightning import __version__
 from hoi_lightning.errors import InputError
+from hoi_lightning.generate import make_folder
 from hoi_lightning.provenance import git_commit
 
 if TYPE_CHECKING:
@@ -74,6 +75,7 @@ def run(args: argparse.Namespace) -> None:
     painter = loaded.get("fusionnet", loaded.get("base"))
     assert isinstance(painter, FusionNet)
     texts = _text_encoder_folder(painter) if args.text_encoder else None
+    make_folder(args.out)
     for name, task in loaded.items():
         task.save_pretrained(args.out if name == "base" else args.out / name, getattr(torch, args.dtype))
     if texts is not None:

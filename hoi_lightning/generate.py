@@ -165,7 +165,11 @@ def _records(pipeline: "HOIPipeline", source: Source, asked: Order, args: argpar
         **asked.asked,
     }
     seeds = sample_seeds(args.seed, [0] * args.num_images if args.interpolate else range(args.num_images))
-    return [common | {"index": k, "sample_seed": seed} for k, seed in enumerate(seeds)]
+    given = [asdict(layout) for layout in asked.layouts] if asked.layouts else [None] * args.num_images
+    return [
+        common | {"index": k, "sample_seed": seed} | ({"layout": layout} if layout else {})
+        for k, (seed, layout) in enumerate(zip(seeds, given, strict=True))
+    ]
 
 
 def _is_finished(png: Path, record: dict[str, Any]) -> bool:

@@ -5,13 +5,19 @@ import contextlib
 from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TypeVar
 
 from hoi_lightning.errors import InputError
 
 if TYPE_CHECKING:
-    from hoi_lightning.pipeline import HOIPipeline, Painter
+    import torch
 
+    from hoi_lightning.pipeline import HOIPipeline, Painter
+    from hoi_lightning.tasks import FusionNet, MaskNet
+
+    Task = TypeVar("Task", FusionNet, MaskNet)
+
+DEFAULT = "mini"
 SAMPLING = (
     "layout_sampler", "layout_steps", "layout_guidance", "preset", "painter_scheduler", "painter_steps",
     "painter_guidance",
@@ -20,7 +26,7 @@ SAMPLING = (
 
 def add_checkpoint_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare the flags of every verb that samples with both networks."""
-    parser.add_argument("--weights", default="mini", help="released folder or hub id; mini comes with the package")
+    parser.add_argument("--weights", help="released folder or hub id; default: mini, which comes with the package")
     parser.add_argument("--masknet", type=Path, help="checkpoint of a MaskNet run, with --fusionnet, instead")
     parser.add_argument("--fusionnet", type=Path, help="checkpoint of a FusionNet run, with --masknet, instead")
     parser.add_argument("--painter", metavar="FOLDER_OR_ID", help="diffusers inpainting pipeline, instead of FusionNet")
@@ -31,8 +37,10 @@ def add_checkpoint_arguments(parser: argparse.ArgumentParser) -> None:
         "--layout-sampler", choices=["ddpm", "ddim", "dpm-solver++", "unipc", "repaint"],
         help="MaskNet's; default: ddim, and repaint where something is wished",
     )  # fmt: skip
-    parser.add_argument("--layout-steps", type=whole_number(1), default=25, help="steps of MaskNet's sampler")
-    parser.add_argument("--layout-guidance", type=positive, default=1.0, help="classifier-free scale; 1 = none")
+    parser.add_argument("--layout-steps", type=whole_number(1), help="steps of MaskNet's sampler; default: 25")
+    parser.add_argument(
+        "--layout-guidance", type=positive, help="classifier-free scale, of a MaskNet fitted with image_dropout"
+    )
     parser.add_argument(
         "--preset", choices=["paper", "balanced", "fast"], help="FusionNet's sampler; default: that of its weights"
     )
@@ -47,7 +55,7 @@ def add_checkpoint_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def check_weights(args: argparse.Namespace) -> None:
-    """Say which weights are missing, before anything slow starts.
+    """Say which weights are missing, before anything slow starts, and fill in the defaults.
 
     Raises:
         InputError: a file does not exist, one of the two checkpoints is not given, or flags contradict each other.
@@ -55,6 +63,11 @@ def check_weights(args: argparse.Namespace) -> None:
     from hoi_lightning.painters import find_index
     from hoi_lightning.weights import check_checkpoints, find_weights
 
+    where = next((name for name in ("layout", "interpolate", "hole") if getattr(args, name, None)), None)
+    idle = [name for name in SAMPLING[:3] if getattr(args, name) is not None]
+    if where and idle:
+        raise InputError(f"--{idle[0].replace('_', '-')}: --{where} says where hands go; leave one of them out")
+    args.layout_steps, args.layout_guidance = args.layout_steps or 25, args.layout_guidance or 1.0
     if args.painter and args.fusionnet:
         raise InputError("--painter paints instead of FusionNet; leave out --fusionnet")
     if args.painter:
@@ -66,11 +79,13 @@ def check_weights(args: argparse.Namespace) -> None:
     if args.painter:
         find_index(args.painter)
     if args.masknet is None and args.fusionnet is None:
-        find_weights(args.weights)
+        find_weights(args.weights or DEFAULT)
     elif args.masknet is None or (args.fusionnet is None and not args.painter):
         raise InputError("--masknet and --fusionnet: give both, or neither and --weights")
     else:
         check_checkpoints(args.masknet, args.fusionnet)
+        if args.weights is not None:
+            raise InputError("--weights: --masknet is given, too; leave one of them out")
 
 
 def open_pipeline(args: argparse.Namespace) -> "HOIPipeline":
@@ -84,7 +99,7 @@ def open_pipeline(args: argparse.Namespace) -> "HOIPipeline":
     if args.painter:
         pipeline = _open_painter(args)
     elif args.masknet is None:
-        pipeline = HOIPipeline.from_pretrained(args.weights, args.device)
+        pipeline = HOIPipeline.from_pretrained(args.weights or DEFAULT, args.device)
         _set_painting(pipeline.fusionnet, args)
     else:
         pipeline = HOIPipeline.from_checkpoints(args.masknet, args.fusionnet, args.device)
@@ -92,6 +107,7 @@ def open_pipeline(args: argparse.Namespace) -> "HOIPipeline":
     pipeline.masknet.sampler = args.layout_sampler
     pipeline.masknet.sample_steps = args.layout_steps
     pipeline.masknet.guidance_scale = args.layout_guidance
+    pipeline.masknet.check_sampler()
     return pipeline
 
 
@@ -115,6 +131,18 @@ def enough_memory(device: str, smaller: str) -> Iterator[None]:
             f"--device {device}: the GPU's memory is exhausted; {smaller}, give --device cpu or another GPU, or "
             "--weights or --fusionnet of a smaller image_size"
         ) from None
+
+
+def released_or_checkpoint(task: "type[Task]", path: Path, device: "torch.device") -> "Task":
+    """One network, from a checkpoint of its run, its released folder, or the folder that holds that.
+
+    Raises:
+        InputError: it cannot be opened.
+    """
+    if not path.is_dir():
+        return task.load(path, device)
+    inner = path / task.__name__.lower()
+    return task.from_pretrained(inner if inner.is_dir() else path, device)
 
 
 def whole_number(minimum: int) -> Callable[[str], int]:
@@ -164,7 +192,7 @@ def _open_painter(args: argparse.Namespace) -> "HOIPipeline":
 
     device = find_device(args.device)
     if args.masknet is None:
-        masknet = MaskNet.from_pretrained(find_weights(args.weights) / "masknet", device)
+        masknet = MaskNet.from_pretrained(find_weights(args.weights or DEFAULT) / "masknet", device)
     else:
         masknet = MaskNet.load(args.masknet, device)
     prompt = PROMPT if args.prompt is None else args.prompt

@@ -39,7 +39,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--key-point", type=float, nargs=2, action="append", default=[], metavar=("X", "Y"),
         help="a place that the hand should cover; may be repeated",
     )  # fmt: skip
-    wishes.add_argument("--strength", type=positive, default=10.0, help="of the last four")
+    wishes.add_argument("--strength", type=positive, help="of the last four; default: 10")
     given = wishes.add_mutually_exclusive_group()
     given.add_argument("--layout", type=Path, metavar="JSON", help="this layout; MaskNet is not asked")
     given.add_argument(
@@ -99,10 +99,14 @@ def read_order(path: Path, args: argparse.Namespace) -> Order:
         window = choose_square(image) if hole is None else square_of(f"--hole {args.hole}", hole)
     if hole is not None:
         square_of(f"--hole {args.hole}", hole, window)
+    if args.strength is not None and not any(getattr(args, name) for name in wished[3:]):
+        raise InputError(
+            "--strength: of which wish? give --heat-map, --keep-out, --touch or --key-point, or leave it out"
+        )
     maps = {name: load_picture(file).convert("L") for name in wished[3:6] if (file := getattr(args, name))}
     wishes = Wishes(
         args.fix_position and (args.fix_position[0], args.fix_position[1]), args.fix_size, args.fix_direction,
-        points=tuple((x, y) for x, y in args.key_point), strength=args.strength, **maps,
+        points=tuple((x, y) for x, y in args.key_point), strength=args.strength or Wishes.strength, **maps,
     )  # fmt: skip
     wishes.check(path.name, *image.size)
     wishes.guidance(image.size, window)

@@ -38,6 +38,10 @@ class LayoutSampler(Protocol):
     sample_steps: int
     guidance_scale: float
 
+    def check_sampler(self) -> None:
+        """Refuse settings that it cannot be sampled with, by an `InputError`."""
+        ...
+
     def sample(self, obj: Tensor, seeds: list[int], *, guidance: Guidance | None = None) -> Tensor:
         """Layouts (B, 5) for object pictures (B, 3, H, W) in [-1, 1]."""
         ...

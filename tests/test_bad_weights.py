@@ -1,5 +1,6 @@
 """Weights that cannot be opened, memory that does not suffice: one line and status 2, by `fit` and by `generate`."""
 
+import json
 import shutil
 from collections.abc import Callable
 from pathlib import Path
@@ -128,6 +129,19 @@ def test_a_text_encoder_cut_short_is_named(
         getattr(pipe, part).save_pretrained(fusionnet / part)
     (fusionnet / "prompt_embeds.safetensors").unlink()
     cut(fusionnet / "text_encoder/model.safetensors")
+    assert fit(shards, tmp_path, *QUIET, "--model.pretrained", str(fusionnet), config="fusionnet") == 2
+    assert f"--model.pretrained {fusionnet}: its text_encoder does not open" in capsys.readouterr().err
+
+
+def test_a_text_encoder_that_was_not_fetched_is_named(
+    folder: Path, shards: Path, tmp_path: Path, capsys: pytest.CaptureFixture
+) -> None:
+    """A folder that declares one is not trained on an empty prompt."""
+    fusionnet = folder / "fusionnet"
+    (fusionnet / "prompt_embeds.safetensors").unlink()
+    index = json.loads((fusionnet / "model_index.json").read_text())
+    index["text_encoder"] = ["transformers", "CLIPTextModel"]
+    (fusionnet / "model_index.json").write_text(json.dumps(index))
     assert fit(shards, tmp_path, *QUIET, "--model.pretrained", str(fusionnet), config="fusionnet") == 2
     assert f"--model.pretrained {fusionnet}: its text_encoder does not open" in capsys.readouterr().err
 

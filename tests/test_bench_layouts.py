@@ -114,6 +114,15 @@ def test_another_masknet_is_compared_picture_by_picture(
     assert "--others bad.ckpt: write NAME=CKPT" in capsys.readouterr().err
 
 
+def test_more_draws_than_the_truth_spares_are_refused(
+    shards: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture
+) -> None:
+    monkeypatch.setattr(MaskNet, "load", lambda path, _: Sampler(None))
+    words = ["--masknet", "good.ckpt", "--shards", str(shards), "--out", str(tmp_path), "--draws", "129"]
+    assert main(["bench", "layouts", *words]) == 2
+    assert "--draws 129: the truth is 256 layouts a picture" in capsys.readouterr().err
+
+
 def test_truth_is_read_as_it_was_written(shards: Path) -> None:
     index, truth = ShardIndex(shards, "test"), TruthIndex(shards, "test")
     for i in range(len(index)):

@@ -69,6 +69,9 @@ def test_the_bench_leaves_a_table_a_sheet_and_resumes(
     words = ["bench", "painting", "--fusionnet", str(tmp_path / "model"), "--shards", str(shards), "--out", str(out)]
     words += ["--train-shards", str(shards)]
     words += ["--steps", "2", "--paper-pictures", "2"]
+    large = write_shards(tmp_path / "large", {"train": 2, "test": 2}, size=128)
+    assert main([*words, "--shards", str(large)]) == 2
+    assert "pictures of 128 pixels, but this FusionNet paints 64" in capsys.readouterr().err
     assert main(words) in (0, None)
     result = json.loads((out / "painting.json").read_text())
     rows = result["rows"]

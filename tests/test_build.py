@@ -155,6 +155,18 @@ def test_a_finished_build_returns_and_other_settings_are_refused(tree, built, mo
     assert bytes_of(built) == before
 
 
+def test_a_build_that_lost_a_tar_says_so(built, tree, tmp_path):
+    out = tmp_path / "out"
+    shutil.copytree(built, out)
+    tar = next(out.glob("train-*.tar"))
+    tar.write_bytes(tar.read_bytes()[:-1024])
+    with pytest.raises(InputError, match=rf"{tar.name} is not as it was built; copy it again, or remove"):
+        run_build(tree, out)
+    tar.unlink()
+    with pytest.raises(InputError, match=tar.name):
+        run_build(tree, out)
+
+
 def test_bad_places_are_named(tree, tmp_path):
     (tmp_path / "file").touch()
     with pytest.raises(InputError, match="file"):
@@ -214,7 +226,7 @@ def test_splits_never_share_an_object():
     assert set(shards.assign_splits(instances, (0.5, 0.5), 0).values()) == {"val", "test"}
 
 
-@pytest.mark.parametrize("splits", ["0.6,0.5", "-0.1,0.5", "1"])
+@pytest.mark.parametrize("splits", ["0.6,0.5", "-0.1,0.5", "1", "abc", "nan,nan"])
 def test_shares_that_are_none_are_refused(tree, tmp_path, splits, capsys):
     with pytest.raises(SystemExit):
         run_build(tree, tmp_path, f"--splits={splits}")

@@ -213,6 +213,17 @@ def test_last_of_no_run_is_not_a_new_network(shards: Path, tmp_path: Path, capsy
     assert main(["test", *words, "--run=run"]) == 0
 
 
+@pytest.mark.parametrize("verb", ["validate", "test", "predict"])
+def test_a_network_without_weights_is_not_judged(
+    shards: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], verb: str
+) -> None:
+    words = ["-c", str(CONFIGS / "masknet.yaml"), "-c", str(CONFIGS / "overlays/cpu.yaml"), *TINY, *QUIET]
+    words += ["--data.shards", str(shards), "--trainer.default_root_dir", str(tmp_path / "runs"), "--run=new"]
+    assert main([verb, *words]) == 2
+    assert "--ckpt_path: which weights?" in capsys.readouterr().err
+    assert not (tmp_path / "runs").exists()
+
+
 def test_fusionnet_is_tested_with_the_command_line_s_sampler(
     shards: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -265,6 +276,10 @@ def test_the_other_verbs_take_the_checkpoint_s_arguments(shards: Path, tmp_path:
         (["--data.shards=nowhere"], "nowhere: no HO3Pairs shards there"),
         (["--trainer.default_root_dir=/proc/x"], "/proc/x"),
         (["--trainer.accelerator=tpu"], "--trainer.accelerator auto takes what this machine has"),
+        (["--data.batch_size=0"], "--data.batch_size 0: give at least 1"),
+        (["--data.num_workers=-1"], "--data.num_workers -1: give 0"),
+        (["--data.crop_area=0"], "--data.crop_area 0: give a share"),
+        (["--data.blur=2"], "--data.blur 2: is a probability"),
         (["--trainer.strategy=x"], "invalid strategy name"),
         (["--trainer.max_steps=-5"], "`max_steps` must be a non-negative integer"),
     ],

@@ -63,6 +63,9 @@ class FakeIndex:
 class FakeMaskNet:
     checkpoint_hash = "a" * 64
 
+    def check_sampler(self):
+        pass
+
     def sample(self, obj, seeds, *, guidance=None):
         noise = torch.stack([torch.randn(5, generator=torch.Generator().manual_seed(seed)) for seed in seeds])
         middle = torch.tensor([0.6, 0.0, 0.0, 0.0, 1.0])

@@ -193,6 +193,14 @@ def test_a_folder_that_exists_is_not_touched(
     assert not list(tmp_path.iterdir())
 
 
+def test_a_folder_that_cannot_be_made_is_one_line(
+    checkpoints: dict[str, Path], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "file").touch()
+    assert main(["export", *arguments(checkpoints, "base"), "--out", str(tmp_path / "file" / "out")]) == 2
+    assert "cannot be written" in capsys.readouterr().err
+
+
 @pytest.mark.parametrize("damage", ["config.json", "model.safetensors"])
 def test_a_damaged_folder_is_named(damage: str, released: Path, tmp_path: Path) -> None:
 

@@ -246,6 +246,17 @@ def test_zips_give_the_very_pairs_of_the_unpacked_tree(tree, tmp_path, packed):
     assert outcomes(zipped) == expected
 
 
+def test_a_hand_outside_the_crop_is_dropped_whatever_its_least_area(tmp_path):
+    root = hoi4d_tree.draw_tree(tmp_path, CLIPS[:1])
+    labels = np.zeros((1080, 1920), np.uint8)
+    labels[400:600, 60:1860] = 1  # the crop cannot hold all of it
+    labels[400:600, 40:100] = 2
+    hoi4d_tree.write_mask(Sequence(root, CLIPS[0].name).mask(5), labels)
+    (clip,), _ = open_source(root).find()
+    drops = {drop.frame: drop for drop in plan_clip(clip, PairSettings(64, min_hand_area=0)).drops}
+    assert (drops[5].reason, drops[5].detail) == ("hand-too-small", "lies outside the crop")
+
+
 def test_a_fault_in_a_zip_names_zip_and_member(tree, tmp_path):
     zipped = hoi4d_tree.zip_tree(tree, tmp_path / "zipped")
     clip = Sequence(zipped, CLIPS[1].name)

@@ -30,6 +30,9 @@ def noise(seed, *shape):
 class FakeMaskNet:
     checkpoint_hash = "a" * 64
 
+    def check_sampler(self):
+        pass
+
     def sample(self, obj, seeds, *, guidance=None):
         draws = torch.stack([noise(seed, 5) for seed in seeds])
         direction = torch.nn.functional.normalize(draws[:, 3:])
@@ -418,6 +421,9 @@ def test_generate_paints_given_layouts_and_the_way_between_two(generate, tmp_pat
     both = holes[0] & holes[1]
     assert both.any()
     assert torch.equal(painter.painted[0][:, both], painter.painted[1][:, both]), "one noise for all"
+    generate("--interpolate", *map(str, paths), "--num-images", "2")
+    records = [json.loads((tmp_path / "out" / f"cup_{k}.json").read_text()) for k in range(2)]
+    assert [record["layout"]["x"] for record in records] == pytest.approx([-0.1, 0.1]), "not kept from the longer way"
     generate("--layout", str(paths[1]))
     assert Layout(**json.loads((tmp_path / "out" / "cup_1.json").read_text())["layout"]) == ends[1]
 
@@ -432,6 +438,8 @@ def test_generate_paints_given_layouts_and_the_way_between_two(generate, tmp_pat
         (["--heat-map", "{tmp}/absent.png"], "absent.png: no such file"),
         (["--keep-out", "{tmp}/words.png"], "not a picture"),
         (["--layout", "{tmp}/bad.json"], "field b2 of the layout is missing"),
+        (["--layout", "{tmp}/bad.json", "--layout-steps", "5"], "--layout-steps: --layout says where hands go"),
+        (["--strength", "3"], "--strength: of which wish"),
         (["--layout", "{tmp}/bad.json", "--fix-size", "5"], "--layout says where hands go; leave out --fix-size"),
     ],
 )

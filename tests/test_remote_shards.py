@@ -174,6 +174,14 @@ def test_a_tar_that_is_not_the_manifest_s_is_not_read(
     assert all(bad.SHARD in text for text in skipping.skipped)
 
 
+def test_a_tar_that_was_cut_in_the_cache_is_fetched_again(folder: Path, tmp_path: Path) -> None:
+    url = f"file://{folder}"
+    whole = sorted(keys(epoch(module(url, tmp_path))))
+    for path in (tmp_path / "cache").glob("*.tar"):
+        path.write_bytes(path.read_bytes()[: path.stat().st_size // 2])
+    assert sorted(keys(epoch(module(url, tmp_path)))) == whole
+
+
 def test_a_server_that_fails_once_is_asked_again(folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(remote.time, "sleep", lambda _: None)
     data = module(f"file://{folder}", tmp_path, num_workers=0)

@@ -14,6 +14,7 @@ from torch import Tensor
 from hoi_lightning.data.reader import ShardIndex
 from hoi_lightning.data.truth import TruthIndex
 from hoi_lightning.diffusion.ddpm import sample_seeds
+from hoi_lightning.errors import InputError
 from hoi_lightning.guidance import Guidance, fix, follow_heat_map, keep_out, touch
 from hoi_lightning.hand_proxy import splat
 from hoi_lightning.metrics.layout import contact_rate, energy_distance
@@ -82,6 +83,11 @@ def measure(
     for i in tqdm(chosen, unit="picture", desc="bench layouts"):
         pair = index.sample(i, ["obj", "object"])
         known = truth.truth(pair.info.key)
+        if args.draws > len(known.layouts) // 2:
+            raise InputError(
+                f"--draws {args.draws}: the truth is {len(known.layouts)} layouts a picture, of which a second sample "
+                f"takes as many; give at most {len(known.layouts) // 2}"
+            )
         seeds = sample_seeds(sample_seeds(args.seed, [zlib.crc32(pair.info.key.encode())])[0], range(args.draws))
         clean, removed = (_as_input(picture, masknet) for picture in (known.clean, pair.obj))
         assert pair.object is not None

@@ -16,7 +16,7 @@ import numpy as np
 from hoi_lightning.errors import InputError
 from hoi_lightning.generate import make_folder, write_png, write_text
 from hoi_lightning.metrics.bootstrap import bootstrap_interval
-from hoi_lightning.opening import whole_number
+from hoi_lightning.opening import released_or_checkpoint, whole_number
 from hoi_lightning.provenance import git_commit
 
 if TYPE_CHECKING:
@@ -81,14 +81,15 @@ def run(args: argparse.Namespace) -> int:
     from hoi_lightning.tasks.masknet import MaskNet
 
     index, truth = ShardIndex(args.shards, args.split), TruthIndex(args.shards, args.split)
-    marginal = torch.from_numpy(ShardIndex(args.train_shards or args.shards, "train").layouts())
+    training = ShardIndex(args.train_shards or args.shards, "train")
+    marginal = torch.from_numpy(training.layouts())
     chosen = spread([index.info(i) for i in range(len(index))], args.pictures)
     if len({(index.info(i).category, index.info(i).instance) for i in chosen}) < 2:
         raise InputError(f"--shards {args.shards}: its {args.split} split shows one object; intervals need at least 2")
     device = find_device(args.device)
 
     def opened(path: Path) -> MaskNet:
-        masknet = (MaskNet.from_pretrained if path.is_dir() else MaskNet.load)(path, device)
+        masknet = released_or_checkpoint(MaskNet, path, device)
         masknet.sampler, masknet.sample_steps = args.layout_sampler, args.layout_steps
         return masknet
 
@@ -108,6 +109,8 @@ def run(args: argparse.Namespace) -> int:
             "git_commit": git_commit(),
             "masknet_sha256": masknet.checkpoint_hash,
             "manifest_sha256": index.manifest_hash,
+            "train_manifest_sha256": training.manifest_hash,
+            **{f"{name}_sha256": other.checkpoint_hash for name, other in others.items()},
         },
         **summarise(trials, args.seed),
         "guidance": guidance,

@@ -19,7 +19,7 @@ import numpy as np
 from hoi_lightning.errors import InputError
 from hoi_lightning.generate import make_folder, write_png, write_text
 from hoi_lightning.metrics.bootstrap import bootstrap_interval
-from hoi_lightning.opening import whole_number
+from hoi_lightning.opening import released_or_checkpoint, whole_number
 from hoi_lightning.provenance import git_commit
 
 if TYPE_CHECKING:
@@ -102,8 +102,12 @@ def run(args: argparse.Namespace) -> None:
     if len(chosen) < 2:
         raise InputError(f"--shards {args.shards}: {len(chosen)} {args.split} samples; a distance needs at least 2")
     device = find_device(args.device)
-    opened = FusionNet.from_pretrained if args.fusionnet.is_dir() else FusionNet.load
-    fusionnet = opened(args.fusionnet, device)
+    fusionnet = released_or_checkpoint(FusionNet, args.fusionnet, device)
+    if index.manifest.size != fusionnet.image_size:
+        raise InputError(
+            f"--shards {args.shards}: pictures of {index.manifest.size} pixels, but this FusionNet paints "
+            f"{fusionnet.image_size}; build shards with --size {fusionnet.image_size}"
+        )
     make_folder(args.out)
     arms = samplers(args.steps)
     paints: dict[str, Paint] = {"object": lambda pair, _: pair.obj, "pasted": _paster(training, args.seed)}
@@ -127,6 +131,7 @@ def run(args: argparse.Namespace) -> None:
             "git_commit": git_commit(),
             "fusionnet_sha256": fusionnet.checkpoint_hash,
             "manifest_sha256": index.manifest_hash,
+            "train_manifest_sha256": training.manifest_hash,
             "lpips": metrics.lpips_name,
         },
         "rows": _rows(args.out, jobs, arms, index, metrics, args.seed),
@@ -253,7 +258,7 @@ def _rows(
             "seam": float(np.nanmean(values["jump"]) / np.nanmean(values["jump_recorded"])),
             "hole_recall": float(np.median(values["hole_recall"])),
             "outside_max_diff": int(values["outside_max_diff"].max()) if name in arms else None,
-            "worse_than": _worse_than(out, name, chosen, groups, seed) if name in arms else None,
+            "worse_than": _worse_than(out, name, jobs, groups, seed) if name in arms else None,
         }
     return rows
 
@@ -262,11 +267,15 @@ def _record(out: Path, name: str, i: int) -> dict[str, Any]:
     return json.loads((out / "pictures" / name / f"{i:06d}.json").read_text())
 
 
-def _worse_than(out: Path, name: str, chosen: list[int], groups: np.ndarray, seed: int) -> dict[str, Any]:
-    """Paired differences of `lpips_hand` from the references and the paper's preset, where both have the picture."""
-    differences = {}
-    for other in (*REFERENCES, "paper"):
-        both = [k for k, i in enumerate(chosen) if (out / "pictures" / other / f"{i:06d}.json").is_file()]
+def _worse_than(out: Path, name: str, jobs: list[tuple[str, int]], groups: np.ndarray, seed: int) -> dict[str, Any]:
+    """Paired differences of `lpips_hand` from the references, plain sampling in as many steps, and the paper's preset.
+
+    They are over the pictures that both have.
+    """
+    differences, chosen, known = {}, [i for arm, i in jobs if arm == name], set(jobs)
+    plain = f"off-{name.rsplit('-', 1)[-1]}"
+    for other in (*REFERENCES, plain, "paper"):
+        both = [k for k, i in enumerate(chosen) if (other, i) in known]
         if other == name or len(both) < 2:
             continue
         ours, theirs = (np.array([_record(out, arm, chosen[k])["lpips_hand"] for k in both]) for arm in (name, other))
@@ -290,16 +299,17 @@ def table(result: dict[str, Any]) -> str:
         f"{(about['git_commit'] or 'none')[:7]}, checkpoint {about['fusionnet_sha256'][:12]}, shards "
         f"{about['manifest_sha256'][:12]}; {about['lpips']} in the hand's square.",
         "",
-        f"| sampler | N | network calls | CPU s | {fd_name} | {about['lpips']}, hand | seam | outside |",
-        "|---|---:|---:|---:|---:|---|---:|---:|",
+        f"| sampler | N | network calls | CPU s | {fd_name} | {about['lpips']}, hand | seam | hole recall | outside |",
+        "|---|---:|---:|---:|---:|---|---:|---:|---:|",
     ]
     for name, row in result["rows"].items():
         low, high = row["lpips_hand_interval"]
         interval = "" if low is None else f" [{low:.4f}, {high:.4f}]"
         outside = "" if row["outside_max_diff"] is None else row["outside_max_diff"]
+        recall = "" if row["outside_max_diff"] is None else f"{row['hole_recall']:.3f}"
         lines.append(
             f"| {name} | {row['num_pictures']} | {row['network_calls']} | {row['cpu_seconds']:.2f} | "
-            f"{row[fd_name]:.2f} | {row['lpips_hand']:.4f}{interval} | {row['seam']:.3f} | {outside} |"
+            f"{row[fd_name]:.2f} | {row['lpips_hand']:.4f}{interval} | {row['seam']:.3f} | {recall} | {outside} |"
         )
     lines += ["", "Difference of the hand's figure, paired:", ""]
     for name, row in result["rows"].items():

@@ -11,6 +11,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from hoi_lightning.errors import InputError
 from hoi_lightning.hand_proxy import crop_layout, flip_layout
 
 PICTURES = ("hoi", "obj", "hand", "object")
@@ -43,6 +44,21 @@ class Augment:
     colour: float = 0.0
     jitter: float = 0.0
     jitter_degrees: float = 0.0
+
+    def __post_init__(self) -> None:
+        """Refuse what no batch can be augmented with.
+
+        Raises:
+            InputError: it is outside its range.
+        """
+        if not 0 < self.crop_area <= 1:
+            raise InputError(f"--data.crop_area {self.crop_area:g}: give a share of the picture above 0, at most 1")
+        for name in ("flip", "sdedit", "blur", "noise"):
+            if not 0 <= getattr(self, name) <= 1:
+                raise InputError(f"--data.{name} {getattr(self, name):g}: is a probability; give 0 to 1")
+        for name in ("colour", "jitter", "jitter_degrees"):
+            if not getattr(self, name) >= 0:
+                raise InputError(f"--data.{name} {getattr(self, name):g}: give 0 or more")
 
 
 def augment(batch: dict[str, Any], settings: Augment, seed: int) -> dict[str, Any]:

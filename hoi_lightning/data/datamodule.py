@@ -80,6 +80,12 @@ class HoiDataModule(LightningDataModule):
         cache_gb: float = 100.0,
     ) -> None:
         super().__init__()
+        if batch_size < 1:
+            raise InputError(f"--data.batch_size {batch_size}: give at least 1")
+        if num_workers < 0:
+            raise InputError(
+                f"--data.num_workers {num_workers}: give 0, which decodes in the training process, or more"
+            )
         self.shards, self.batch_size, self.num_workers, self.image_size = shards, batch_size, num_workers, image_size
         self.fields, self.latents, self.seed = fields, latents, seed
         self.on_error, self.max_bad_fraction = on_error, max_bad_fraction

@@ -157,6 +157,10 @@ class RemoteShards(Shards):
                 self._download(entry, path)
             os.utime(path)
             found, faults = scan(path, entry, wanted)
+            if faults and not fetched:  # a machine that went down may have left less of it than was written
+                path.unlink()
+                self._download(entry, path)
+                found, faults = scan(path, entry, wanted)
             self._open_file(path)  # it may be thrown out while it is read
         if fetched:
             self._make_room()

@@ -124,7 +124,7 @@ def prompt_embedding(folder: str, prompt: str, width: int, revision: str | None 
             return load_file(stored)["prompt_embeds"].float()
         except (OSError, KeyError, SafetensorError) as error:
             raise InputError(missing_pretrained(folder, stored.name, error)) from None
-    if Path(folder).is_dir() and not Path(folder, "text_encoder").is_dir():
+    if Path(folder).is_dir() and not _declares_text_encoder(folder):
         return torch.zeros(1, 1, width)
     from transformers import CLIPTextModel, CLIPTokenizer
 
@@ -137,6 +137,17 @@ def prompt_embedding(folder: str, prompt: str, width: int, revision: str | None 
     tokens = tokenizer(prompt, padding="max_length", truncation=True, max_length=length, return_tensors="pt")
     with torch.no_grad():
         return encoder(tokens.input_ids)[0].float()
+
+
+def _declares_text_encoder(folder: str) -> bool:
+    """Whether a pipeline's folder is to have one, even if it was not downloaded."""
+    if Path(folder, "text_encoder").is_dir():
+        return True
+    try:
+        index = json.loads(Path(folder, "model_index.json").read_text())
+    except (OSError, ValueError):
+        return False
+    return bool(isinstance(index, dict) and any(index.get("text_encoder") or ()))
 
 
 def add_lora(unet: Any, rank: int) -> None:

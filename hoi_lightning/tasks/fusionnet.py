@@ -128,6 +128,8 @@ class FusionNet(HoiTask):
         else:
             self.unet = small_unet(unet_channels, self.latents.channels, image_size // self.latents.factor)
         self.unet.to(memory_format=torch.channels_last)
+        if lora_rank is not None and lora_rank < 1:
+            raise InputError(f"--model.lora_rank {lora_rank}: give at least 1, or null to fine-tune all weights")
         if lora_rank is not None:
             add_lora(self.unet, lora_rank)
             self.strict_loading = False

@@ -182,6 +182,21 @@ class MaskNet(LayoutTask):
         loss = mask.mean() + self.lambda_para * para.mean()  # eq. 8
         return {"loss": loss, "loss_mask": mask.mean(), "loss_para": para.mean()}
 
+    def check_sampler(self) -> None:
+        """Refuse settings that this network cannot be sampled with.
+
+        Raises:
+            InputError: more steps than the schedule has, or guidance away from an answer that it never learnt.
+        """
+        most = len(self.schedule.alpha_bar)
+        if self.sample_steps > most:
+            raise InputError(f"sample_steps {self.sample_steps} (--layout-steps): this MaskNet has {most} noise levels")
+        if self.guidance_scale != 1 and self.image_dropout == 0:
+            raise InputError(
+                f"guidance_scale {self.guidance_scale:g} (--layout-guidance): this MaskNet was fitted with "
+                "--model.image_dropout 0, so it has no answer without a picture"
+            )
+
     @torch.no_grad()
     def sample(
         self,
