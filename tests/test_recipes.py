@@ -1,10 +1,14 @@
 """What the recipes' weights, gradients, moments and averages take on a GPU, by arithmetic."""
 
+import re
 from pathlib import Path
 
+import pytest
 import torch
 import yaml
 from diffusers import UNet2DConditionModel
+
+from hoi_lightning.tasks import MaskNet
 
 CONFIGS = Path(__file__).parent.parent / "configs"
 GIB = 2**30
@@ -50,3 +54,22 @@ def test_a_4090_holds_its_recipe() -> None:
 
 def test_adapters_take_a_third() -> None:
     assert static_gib("lora") < static_gib() / 3
+
+
+@pytest.mark.parametrize(
+    ("overlay", "told"),
+    [("rtx4090", r"([\d.]+) GiB before"), ("ddp", r"([\d.]+) GiB before"), ("lora", r"GPU ([\d.]+) GiB")],
+)
+def test_the_headers_tell_the_sum(overlay: str, told: str) -> None:
+    match = re.search(told, (CONFIGS / f"overlays/{overlay}.yaml").read_text())
+    assert match is not None
+    assert float(match[1]) == round(static_gib(overlay), 1)
+
+
+def test_masknet_s_header_tells_its_sum() -> None:
+    text = (CONFIGS / "masknet.yaml").read_text()
+    with torch.device("meta"):
+        count = sum(p.numel() for p in MaskNet(**yaml.safe_load(text)["model"]["init_args"]).parameters())
+    match = re.search(r"arithmetic: ([\d.]+) of weights, gradients, moments and average", text)
+    assert match is not None
+    assert float(match[1]) == round(count * (4 + 4 + 8 + 4 + 2) / GIB, 1)
