@@ -25,7 +25,7 @@ from hoi_lightning.config_error import one_line
 from hoi_lightning.data.datamodule import HoiDataModule
 from hoi_lightning.errors import InputError
 from hoi_lightning.tasks import HoiTask
-from hoi_lightning.tasks.base import read_checkpoint
+from hoi_lightning.tasks.base import check_pretrained, read_checkpoint
 
 VERBS = ("fit", "validate", "test", "predict")
 _SMALLER = "lower --data.batch_size"
@@ -82,6 +82,7 @@ class HoiCLI(LightningCLI):
         checkpoint = read_checkpoint(config.ckpt_path, _task_name(config))
         if verb == "fit":
             return
+        check_pretrained(config.ckpt_path, checkpoint)
         decided = getattr(tasks, _task_name(config)).of_the_command
         arguments = {
             name: value

@@ -202,6 +202,11 @@ def test_lora_trains_and_keeps_adapters_only(folder: str, tmp_path: Path) -> Non
     trainer.save_checkpoint(tmp_path / "last.ckpt")
     assert set(torch.load(tmp_path / "last.ckpt", weights_only=False)["state_dict"]) == set(learnt)
     opened = FusionNet.load(tmp_path / "last.ckpt")
+    moved = torch.load(tmp_path / "last.ckpt", weights_only=True)
+    moved["hyper_parameters"]["pretrained"] = str(tmp_path / "gone")
+    torch.save(moved, tmp_path / "moved.ckpt")
+    with pytest.raises(InputError, match=r"moved.ckpt: was fitted on .*gone, which is gone; put that folder back"):
+        FusionNet.load(tmp_path / "moved.ckpt")
     opened.save_pretrained(tmp_path / "released", torch.float32)
     released, data = FusionNet.from_pretrained(tmp_path / "released"), batch(1)
     x = torch.randn(1, 9, SIZE // 8, SIZE // 8, generator=generator())

@@ -203,9 +203,11 @@ class HoiTask(LightningModule):
             device: where to put it.
 
         Raises:
-            InputError: no such file, not a readable checkpoint, or one of another task or version.
+            InputError: no such file, not a readable checkpoint, one of another task or version, or one whose pretrained
+                folder is gone.
         """
         checkpoint = read_checkpoint(path, cls.__name__)
+        check_pretrained(path, checkpoint)
         arguments = checkpoint["hyper_parameters"]
         weights = checkpoint["state_dict"] | checkpoint.get("ema_state_dict", {})
         try:
@@ -304,3 +306,17 @@ def read_checkpoint(path: Path | str, task: str) -> dict[str, Any]:
     if found != task:
         raise InputError(f"{path}: this is a {found} checkpoint, a {task} checkpoint is wanted")
     return checkpoint
+
+
+def check_pretrained(path: Path | str, checkpoint: dict[str, Any]) -> None:
+    """Say that the folder is gone whose frozen parts a checkpoint needs; it holds the trained ones only.
+
+    Raises:
+        InputError: it is.
+    """
+    folder = Path(checkpoint["hyper_parameters"].get("pretrained") or "")
+    if folder.is_absolute() and not folder.is_dir():
+        raise InputError(
+            f"{path}: was fitted on {folder}, which is gone; put that folder back, or a link in its place to "
+            "where it is"
+        )
