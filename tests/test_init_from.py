@@ -12,6 +12,7 @@ from hoi_lightning.errors import InputError
 from hoi_lightning.networks.init_from import init_from
 from hoi_lightning.networks.layout_denoiser import LayoutDenoiser
 from hoi_lightning.networks.unet_encoder import UNetEncoder
+from hoi_lightning.tasks import MaskNet
 
 
 def plain(folder: Path, **more: Any) -> UNet2DModel:
@@ -144,3 +145,25 @@ def test_widths_that_do_not_fit_are_named(wrong: dict, reason: str) -> None:
     }  # fmt: skip
     with pytest.raises(InputError, match=reason):
         LayoutDenoiser(**(settings | wrong))
+
+
+def test_a_released_masknet_is_taken_whole(tmp_path: Path) -> None:
+    small: dict[str, Any] = {
+        "channels": (8, 16), "layers_per_block": 1, "down_block_types": ("DownBlock2D", "AttnDownBlock2D"),
+        "heads_dim": 8, "norm_groups": 8, "head_layers": 1, "image_size": 32,
+    }  # fmt: skip
+    source = MaskNet(**small)
+    source.save_pretrained(tmp_path / "masknet", torch.float32)
+    for place in (tmp_path, tmp_path / "masknet"):
+        task = MaskNet(**small)
+        report = task._initialise(str(place))
+        assert not report.left
+        assert not report.resized
+        assert not report.unused
+        assert all(torch.equal(a, b) for a, b in zip(source.net.parameters(), task.net.parameters(), strict=True))
+    deeper = MaskNet(**(small | {"head_layers": 2}))._initialise(str(tmp_path))
+    assert deeper.taken
+    assert all("head" in name or "layers" in name for name in deeper.left)
+    (tmp_path / "masknet/model.safetensors").write_bytes(b"cut")
+    with pytest.raises(InputError, match=r"model.safetensors does not open"):
+        MaskNet(**small)._initialise(str(tmp_path))

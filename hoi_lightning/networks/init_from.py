@@ -1,5 +1,6 @@
-"""Start from a pretrained diffusers U-Net: what fits by name and shape is taken, and every key is accounted for."""
+"""Start from a diffusers U-Net or a MaskNet: what fits by name and shape is taken, and every key is accounted for."""
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -58,7 +59,34 @@ def init_from(network: nn.Module, source: str) -> InitReport:
         InputError: no U-Net there, or one of which nothing fits.
     """
     unet = load_unet(source)
-    theirs = dict(unet.named_parameters())
+    return _copy(network, dict(unet.named_parameters()), source, _differences(unet, network))
+
+
+@torch.no_grad()
+def init_from_masknet(network: nn.Module, folder: Path) -> InitReport:
+    """Copy what fits from a MaskNet that `export` wrote, its encoder and its head.
+
+    Args:
+        network: of a MaskNet.
+        folder: with `model.safetensors`.
+
+    Raises:
+        InputError: the file is damaged, or nothing in it fits.
+    """
+    from safetensors import SafetensorError
+    from safetensors.torch import load_file
+
+    try:
+        weights = load_file(folder / "model.safetensors")
+    except (OSError, SafetensorError) as error:
+        raise InputError(
+            f"--model.init_from {folder}: model.safetensors does not open ({error}); export it again"
+        ) from None
+    theirs = {name.removeprefix("net."): value.float() for name, value in weights.items() if name.startswith("net.")}
+    return _copy(network, theirs, str(folder), {})
+
+
+def _copy(network: nn.Module, theirs: Mapping[str, Tensor], source: str, differs: dict[str, str]) -> InitReport:
     taken, resized, left = {}, {}, {}
     for name, here in network.named_parameters():
         there = theirs.get(name)
@@ -76,7 +104,7 @@ def init_from(network: nn.Module, source: str) -> InitReport:
             f"--model.init_from {source}: no parameter fits by name and shape; set --model.channels to its"
         )
     unused = [name for name in theirs if name not in taken and name not in resized]
-    return InitReport(source, taken, resized, left, unused, _differences(unet, network))
+    return InitReport(source, taken, resized, left, unused, differs)
 
 
 def load_unet(source: str) -> Any:

@@ -1,6 +1,7 @@
 """MaskNet: a diffusion model over the hand layout l = (a, x, y, b1, b2), conditioned on the object picture."""
 
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any, Literal
 
 import torch
@@ -16,11 +17,12 @@ from hoi_lightning.guidance import Guidance
 from hoi_lightning.hand_proxy import splat
 from hoi_lightning.metrics.layout_stream import LayoutFigures
 from hoi_lightning.metrics.loss_buckets import LossBuckets
-from hoi_lightning.networks.init_from import InitReport, init_from
+from hoi_lightning.networks.init_from import InitReport, init_from, init_from_masknet
 from hoi_lightning.networks.layout_denoiser import ImageFeatures, LayoutDenoiser
 from hoi_lightning.networks.unet_encoder import DownBlockType
 from hoi_lightning.tasks.base import Optimizer
 from hoi_lightning.tasks.layout_task import LayoutTask
+from hoi_lightning.weights import shipped
 
 SPLAT_SIZE = 64  # side of the splats that L_mask compares, in pixels
 X0_LIMIT = 10.0  # standard deviations; ε-prediction divides by √ᾱ, which is 5e-5 at t = T
@@ -41,8 +43,9 @@ class MaskNet(LayoutTask):
         head_layers: see `LayoutDenoiser`.
         stem_stride: see `UNetEncoder`.
         image_features: see `LayoutDenoiser`.
-        init_from: diffusers U-Net, hub id or folder, whose encoder a new run starts from as far as names and shapes
-            agree; a resumed run and a checkpoint have no need of it.
+        init_from: what a new run starts from as far as names and shapes agree: a diffusers U-Net, hub id or folder,
+            whose encoder is taken, or `mini` or another folder that `export` wrote, whose MaskNet is taken whole. A resumed
+            run and a checkpoint have no need of it.
         image_size: side in pixels of the object picture that the network sees.
         image_dropout: share of training pictures that are hidden, for classifier-free guidance.
         prediction_type: what the network predicts; `sample` is eq. 5 as printed.
@@ -139,7 +142,7 @@ class MaskNet(LayoutTask):
             self.layout_std.copy_(std.clamp(min=1e-3))
             if self.init_from is not None:
                 try:
-                    self._initialised = init_from(self.net.encoder, self.init_from)
+                    self._initialised = self._initialise(self.init_from)
                 except InputError as error:
                     self._initialised = error
 
@@ -154,6 +157,12 @@ class MaskNet(LayoutTask):
             raise self._initialised
         if self.global_step == 0 and self._initialised is not None and self.trainer.is_global_zero:
             print(self._initialised)
+
+    def _initialise(self, source: str) -> InitReport:
+        for folder in (shipped(source) / "masknet", Path(source)):
+            if (folder / "model.safetensors").is_file():
+                return init_from_masknet(self.net, folder)
+        return init_from(self.net.encoder, source)
 
     def loss(self, batch: dict[str, Any], generator: torch.Generator) -> dict[str, Tensor]:
         """L_mask + λ·L_para (eqs. 5-8) at a uniformly drawn timestep."""
