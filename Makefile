@@ -12,10 +12,12 @@ DEMO ?= runs/demo
 CLIPS ?= 256
 FRAMES ?= 12
 SEED ?= 0
-STEPS ?= 1800
+STEPS ?= 600
 FUSION_STEPS ?= 900
-# What FusionNet goes on from, gently. BASE=$(WEIGHTS)/mini-base RATE=6e-4 has never seen a hand; minutes are not enough
-# from there.
+# What the two go on from, gently; minutes are not enough from scratch. MASK_BASE=null MASK_RATE=1e-3 STEPS=1800 and
+# BASE=$(WEIGHTS)/mini-base RATE=6e-4 have never seen a hand.
+MASK_BASE ?= mini
+MASK_RATE ?= 2e-4
 BASE ?= $(WEIGHTS)/mini/fusionnet
 RATE ?= 1e-4
 HOI4D ?= $(DEMO)/hoi4d
@@ -55,7 +57,8 @@ $(DEMO)/latents.done: $(DEMO)/ho3pairs/manifest.json
 	touch $@
 
 $(DEMO)/masknet/done: | $(DEMO)/ho3pairs/manifest.json
-	$(FIT) -c configs/mini/masknet.yaml $(HERE) --run masknet --trainer.max_steps $(STEPS)
+	$(FIT) -c configs/mini/masknet.yaml $(HERE) --run masknet --model.init_from $(MASK_BASE) \
+		--model.learning_rate $(MASK_RATE) --trainer.max_steps $(STEPS)
 	touch $@
 
 $(DEMO)/fusionnet/done: | $(DEMO)/latents.done

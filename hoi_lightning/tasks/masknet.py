@@ -44,8 +44,8 @@ class MaskNet(LayoutTask):
         stem_stride: see `UNetEncoder`.
         image_features: see `LayoutDenoiser`.
         init_from: what a new run starts from as far as names and shapes agree: a diffusers U-Net, hub id or folder,
-            whose encoder is taken, or `mini` or another folder that `export` wrote, whose MaskNet is taken whole. A resumed
-            run and a checkpoint have no need of it.
+            whose encoder is taken, or `mini` or another folder that `export` wrote, whose MaskNet is taken whole.
+            A resumed run and a checkpoint have no need of it.
         image_size: side in pixels of the object picture that the network sees.
         image_dropout: share of training pictures that are hidden, for classifier-free guidance.
         prediction_type: what the network predicts; `sample` is eq. 5 as printed.
