@@ -141,7 +141,7 @@ class HoiCLI(LightningCLI):
         self.config = self._given
         try:
             return super().instantiate_trainer(**kwargs)
-        except (MisconfigurationException, ValueError, ImportError) as error:
+        except (MisconfigurationException, ValueError, ImportError, RuntimeError) as error:
             given = self._given[self.subcommand] if self.subcommand else self._given
             line = _refused(error)
             if given.trainer.accelerator not in ("auto", "cpu"):

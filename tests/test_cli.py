@@ -232,7 +232,9 @@ def test_fusionnet_is_tested_with_the_command_line_s_sampler(
     words = ["-c", str(CONFIGS / "mini/fusionnet.yaml"), "--data.shards", str(shards), "--model.image_size=64"]
     words += ["--data.image_size=64", "--data.latents=false", "--data.fields=[hoi,obj]", "--data.batch_size=4"]
     words += ["--trainer.default_root_dir", str(tmp_path), "--trainer.logger", logger]
-    words += ["--trainer.callbacks+", "hoi_lightning.callbacks.image_metrics.ImageMetricsCallback"]
+    again = ["--trainer.callbacks+", "hoi_lightning.callbacks.image_metrics.ImageMetricsCallback"]
+    assert main(["fit", *words, *again, "--run=twice", "--trainer.max_steps=1"]) == 2
+    assert "more than one stateful callback of type `ImageMetricsCallback`" in capsys.readouterr().err
     assert main(["fit", *words, "--run=run", "--trainer.max_steps=1"]) == 0
     checkpoint = tmp_path / "run/checkpoints/last.ckpt"
     stored = torch.load(checkpoint, weights_only=True)["hyper_parameters"]
