@@ -77,8 +77,8 @@ shards: $(READY) $(if $(filter $(DEMO)/hoi4d,$(HOI4D)),$(DEMO)/hoi4d/demo.json) 
 check-data: $(READY) $(if $(filter $(DEMO)/hoi4d,$(HOI4D)),$(DEMO)/hoi4d/demo.json)  ## what of a HOI4D is there, and what its shards will cost: make check-data HOI4D=/data/HOI4D
 	$(PY) -m data_prep check $(HOI4D)
 
-# What comes with the package is drawn with seeds that no data set uses, one category left out. Many short clips: what
-# MaskNet learns of a picture is limited by the number of scenes.
+# What comes with the package is drawn with seeds that no data set uses, one category left out. Many short clips, each of
+# an object of its own: what MaskNet learns of a picture is limited by how many objects it has seen.
 MINI := runs/weights
 MINI_HERE = --trainer.default_root_dir $(MINI) --ckpt_path last --data.shards
 mini-metrics: $(READY)  ## train hoi_lightning/weights/mini-metrics afresh and show what it feels
@@ -98,10 +98,10 @@ mini-weights: $(MINI)/mini/card.json  ## train hoi_lightning/weights/mini-base a
 	for part in masknet fusionnet; do cp $(MINI)/$$part/csv/version_0/metrics.csv $(WEIGHTS)/mini/$$part.log.csv; done
 
 $(MINI)/hoi4d/demo.json: | $(READY)
-	$(PY) -m data_prep demo $(MINI)/hoi4d --split train --clips 4800 --frames 8 --traps none --for-weights
+	$(PY) -m data_prep demo $(MINI)/hoi4d --split varied --clips 5760 --frames 8 --traps none --for-weights
 
 $(MINI)/ho3pairs/manifest.json: $(MINI)/hoi4d/demo.json
-	$(PY) -m data_prep build --hoi4d $(MINI)/hoi4d --out $(MINI)/ho3pairs --remover opencv --size 256 --splits 0.05,0
+	$(PY) -m data_prep build --hoi4d $(MINI)/hoi4d --out $(MINI)/ho3pairs --remover opencv --size 256 --splits 0.03,0
 
 $(MINI)/vae/done: | $(MINI)/ho3pairs/manifest.json
 	$(FIT) -c configs/mini/vae.yaml $(MINI_HERE) $(MINI)/ho3pairs --run vae --trainer.max_steps 3000

@@ -20,8 +20,8 @@ from data_prep.mini.hoi4d_files import OBJPOSE_LABELS, action_record, object_lab
 from data_prep.mini.objects import CATEGORIES, INSTANCES
 from data_prep.mini.png import Bands, blank_rows, encode_png
 from data_prep.mini.sheet import write_sheet, write_truth_sheet
-from data_prep.mini.splits import ROSTERS, Split
-from data_prep.mini.world import BORDERS, CONTACT_EVENTS, MAX_CLIPS, Clip
+from data_prep.mini.splits import MAX_CLIPS, ROSTERS, Split
+from data_prep.mini.world import BORDERS, CONTACT_EVENTS, Clip
 from hoi_lightning.errors import InputError
 
 WORLD = demo.World(clips=6, frames=8, seed=3)  # of the plainest kind: no traps
@@ -142,7 +142,9 @@ def test_splits_differ_as_they_say() -> None:
     assert len(things["all"]) == 6 * INSTANCES
     assert things["train"] | things["unseen"] | things["category"] == things["all"]
     assert {clip.scene for clip in pool["clutter"]} == {"clutter"}
-    for split in ("all", "train", "seen", "unseen", "category"):
+    assert len(things["varied"]) == 400
+    assert {category for category, _ in things["varied"]} == {category for category, _ in things["train"]}
+    for split in ("all", "train", "seen", "unseen", "category", "varied"):
         assert 0.25 < np.mean([clip.scene == "clutter" for clip in pool[split]]) < 0.45
 
 

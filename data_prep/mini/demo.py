@@ -18,7 +18,7 @@ if TYPE_CHECKING:  # --help must not load it
 
 WEIGHTS_SEED = 1_000_000  # seeds from here on are kept for weights that are shipped; no data set uses them
 VERSION = 3  # raise it when the same settings give other files
-SPLITS = ("all", "train", "seen", "unseen", "category", "clutter")
+SPLITS = ("all", "train", "seen", "unseen", "category", "clutter", "varied")
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -34,6 +34,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         default="all",
         help="train: five categories, instances 1-36; seen: other clips of these; unseen: instances 37-45; "
         "category: kettles, which train has none of; clutter: unseen ones, always among other things; "
+        "varied: train's categories, an object of its own in every clip; "
         "all: six categories, all instances (default: %(default)s)",
     )
     parser.add_argument(
@@ -101,8 +102,9 @@ def run(args: argparse.Namespace) -> None:
     Raises:
         InputError: a number is out of range, there is no such trap, or OUT holds another demo.
     """
+    from data_prep.mini.splits import MAX_CLIPS
     from data_prep.mini.traps import chosen_traps
-    from data_prep.mini.world import MAX_CLIPS, MIN_FRAMES
+    from data_prep.mini.world import MIN_FRAMES
 
     for name, low, high in (
         ("clips", 1, MAX_CLIPS), ("frames", MIN_FRAMES, 100_000), ("seed", 0, WEIGHTS_SEED - 1), ("workers", 1, 1024),

@@ -5,10 +5,11 @@ from typing import Literal
 
 from data_prep.mini.objects import INSTANCES
 
-Split = Literal["all", "train", "seen", "unseen", "category", "clutter"]
+Split = Literal["all", "train", "seen", "unseen", "category", "clutter", "varied"]
 
 KETTLE = 12
 TRAIN_CATEGORIES = (2, 1, 7, 5, 13)
+MAX_CLIPS = 5_760  # beyond it sequence names would repeat
 SEEN_INSTANCES = 36  # of each category; the others are `unseen`
 CLUTTER_SHARE = 0.35
 
@@ -39,4 +40,5 @@ ROSTERS: dict[Split, Roster] = {
     "unseen": Roster(TRAIN_CATEGORIES, SEEN_INSTANCES + 1, INSTANCES, 3),
     "category": Roster((KETTLE,), 1, INSTANCES, 4),
     "clutter": Roster(TRAIN_CATEGORIES, SEEN_INSTANCES + 1, INSTANCES, 5, clutter=1.0),
+    "varied": Roster(TRAIN_CATEGORIES, 1, MAX_CLIPS, 6),
 }

@@ -20,7 +20,6 @@ Event = Literal["rest", "Reachout", "Grasp", "Pickup", "carry", "putdown", "Stop
 
 CONTACT_EVENTS: tuple[Event, ...] = ("Grasp", "Pickup", "carry", "putdown")
 BORDERS = {1: (0, 0), 2: (15, 3), 3: (15, 30), 4: (15, 3)}  # camera: black columns left, black rows at the bottom
-MAX_CLIPS = 5_760  # beyond it sequence names would repeat
 MIN_FRAMES = 8
 BUCKET = 8
 SCALE = 1.41  # pixels per millimetre at the middle row; a clip of its own would be a cause that no picture shows
