@@ -39,11 +39,56 @@ from hoi_lightning.pipeline import HOIPipeline, load_picture
 output = HOIPipeline.from_pretrained("{folder}")(load_picture("mug.jpg"), num_images=4, seed=0)
 output.images[0].save("hand.png")
 ```"""
+DIFFUSERS = """## In diffusers
+
+By itself `StableDiffusionInpaintPipeline` blanks the object picture in the hole and shrinks the hole to latent cells by
+single pixels. This FusionNet learnt with {sight} and with every cell that the hole touches, so give it both:
+
+```python
+{recipe}```
+
+That paints what FusionNet paints of this seed over the whole picture with `RePaintSampler({steps}, "off", eta=0.0)`,
+but for the soft edge; RePaint's composition is hoi_lightning's alone."""
+RECIPE = """import numpy as np
+import torch
+import torch.nn.functional as F
+from diffusers import StableDiffusionInpaintPipeline
+from PIL import Image
+from safetensors.torch import load_file
+
+folder, side, seed = "{folder}", {side}, 0
+pipe = StableDiffusionInpaintPipeline.from_pretrained(folder, text_encoder=None, tokenizer=None)
+image = Image.open("object.png").convert("RGB").resize((side, side))
+mask = Image.open("hole.png").convert("L").resize((side, side))  # white = to be painted
+picture, hole = pipe.image_processor.preprocess(image), pipe.mask_processor.preprocess(mask)
+seen = {seen}
+with torch.no_grad():
+    context = pipe.vae.encode(seen.to(pipe.device)).{code} * pipe.vae.config.scaling_factor
+cells = F.max_pool2d(hole, pipe.vae_scale_factor)  # in the hole as soon as one pixel is
+noise = np.random.default_rng(seed).standard_normal((1, *context.shape[1:]), dtype=np.float32)
+painted = pipe(
+    prompt_embeds=load_file(f"{{folder}}/prompt_embeds.safetensors")["prompt_embeds"],
+    image=image,
+    mask_image=F.interpolate(cells, scale_factor=pipe.vae_scale_factor),
+    masked_image_latents=context,
+    latents=torch.from_numpy(noise),
+    height=side,
+    width=side,
+    num_inference_steps={steps},
+    guidance_scale=1.0,
+).images[0]
+Image.composite(painted, image, mask).save("hand.png")
+"""
+SEEN = {  # by `object_context`
+    "full": "picture  # object_context full: also what the hand will hide",
+    "masked": "picture * (1 - hole)  # object_context masked: only what is outside the hole",
+}
+SIGHT = {"full": "whole object pictures", "masked": "object pictures without the hole's pixels"}
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare the verb's flags."""
-    parser.add_argument("--masknet", type=Path, help="checkpoint of a MaskNet run")
+    parser.add_argument("--masknet", type=Path, help="checkpoint of a MaskNet run; may come alone")
     parser.add_argument("--fusionnet", type=Path, help="checkpoint of a FusionNet run; may come alone")
     parser.add_argument("--base", type=Path, help="checkpoint of an InpaintBase run, instead of the two")
     parser.add_argument(
@@ -56,7 +101,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> None:
-    """Write `masknet/`, `fusionnet/` and `model_index.json`, or `fusionnet/` alone, or with `--base` one to start from.
+    """Write `masknet/`, `fusionnet/` and `model_index.json`, or one of the two alone, or `--base`, to start from.
 
     Raises:
         InputError: a checkpoint is missing or of another task, nothing is given, or `--out` exists.
@@ -67,20 +112,21 @@ def run(args: argparse.Namespace) -> None:
 
     tasks: dict[str, type[HoiTask]] = {"masknet": MaskNet, "fusionnet": FusionNet, "base": InpaintBase}
     given = {name: getattr(args, name) for name in tasks if getattr(args, name) is not None}
-    if set(given) not in ({"base"}, {"fusionnet"}, {"masknet", "fusionnet"}):
-        raise InputError("give --masknet and --fusionnet, or --fusionnet or --base alone")
+    if set(given) not in ({"base"}, {"masknet"}, {"fusionnet"}, {"masknet", "fusionnet"}):
+        raise InputError("give --masknet, --fusionnet or both, or --base alone")
+    if args.text_encoder and set(given) == {"masknet"}:
+        raise InputError("--text-encoder: a MaskNet has none; give it with --fusionnet, or leave it out")
     if args.out.exists():
         raise InputError(f"--out {args.out}: exists; choose another folder")
     loaded = {name: tasks[name].load(path) for name, path in given.items()}
     painter = loaded.get("fusionnet", loaded.get("base"))
-    assert isinstance(painter, FusionNet)
-    texts = _text_encoder_folder(painter) if args.text_encoder else None
+    texts = _text_encoder_folder(painter) if args.text_encoder and isinstance(painter, FusionNet) else None
     make_folder(args.out)
     for name, task in loaded.items():
         task.save_pretrained(args.out if name == "base" else args.out / name, getattr(torch, args.dtype))
     if texts is not None:
         _copy_text_encoder(texts, args.out if "base" in loaded else args.out / "fusionnet")
-    if "masknet" in loaded:
+    if len(loaded) == 2:
         index = {
             "_class_name": "HOIPipeline",
             "_hoi_lightning_version": __version__,
@@ -89,6 +135,30 @@ def run(args: argparse.Namespace) -> None:
         (args.out / "model_index.json").write_text(json.dumps(index, indent=2) + "\n", encoding="utf-8")
     _write_card(args, given, loaded)
     print(args.out)
+
+
+def diffusers_recipe(fusionnet: "FusionNet", folder: str) -> str:
+    """Python code that paints with an exported `fusionnet/` in diffusers what FusionNet paints (`RECIPE`).
+
+    Args:
+        fusionnet: what was exported.
+        folder: the exported `fusionnet/`, as the code is to name it.
+    """
+    from diffusers import AutoencoderTiny
+
+    tiny = isinstance(fusionnet.latents.vae, AutoencoderTiny)
+    return RECIPE.format(
+        folder=folder,
+        side=fusionnet.image_size,
+        seen=SEEN[fusionnet.object_context],
+        code="latents" if tiny else "latent_dist.mode()",
+        steps=fusionnet.sampler.num_steps,
+    )
+
+
+def _diffusers_section(fusionnet: "FusionNet", folder: str) -> str:
+    recipe = diffusers_recipe(fusionnet, folder)
+    return DIFFUSERS.format(sight=SIGHT[fusionnet.object_context], recipe=recipe, steps=fusionnet.sampler.num_steps)
 
 
 def _text_encoder_folder(painter: "FusionNet") -> Path:
@@ -123,6 +193,8 @@ def _write_card(args: argparse.Namespace, paths: dict[str, Path], loaded: "dict[
     """`card.json`, the runs' configs, and `README.md`."""
     import torch
 
+    from hoi_lightning.tasks import FusionNet
+
     parts: dict[str, Any] = {}
     for name, path in paths.items():
         checkpoint = torch.load(path, map_location="cpu", weights_only=True)
@@ -130,13 +202,17 @@ def _write_card(args: argparse.Namespace, paths: dict[str, Path], loaded: "dict[
         (args.out / f"{name}.config.yaml").write_text(checkpoint.get("cli_config", ""), encoding="utf-8")
     card = {"hoi_lightning": __version__, "git_commit": git_commit(), "dtype": args.dtype, "parts": parts}
     (args.out / "card.json").write_text(json.dumps(card, indent=2) + "\n", encoding="utf-8")
-    paints = "FusionNet paints hands; `fusionnet/` opens in diffusers' `StableDiffusionInpaintPipeline`, with "
-    paints += "`prompt_embeds.safetensors` as prompt."
+    paints = "FusionNet paints hands; diffusers paints with `fusionnet/`, too, by the recipe below."
     what = {
         "base": "FusionNet is fine-tuned from it: `--model.pretrained` takes this folder.",
         "fusionnet": paints,
-        "masknet": f"MaskNet samples where a hand would go, {paints}",
+        "masknet": "MaskNet samples where a hand would go"
+        + (f", {paints}" if "fusionnet" in parts else ": `generate --masknet` takes this folder."),
     }
+    uses = [USE.format(folder=args.out.name)] if len(parts) == 2 else []
+    fusionnet = loaded.get("fusionnet")
+    if isinstance(fusionnet, FusionNet):
+        uses.append(_diffusers_section(fusionnet, f"{args.out.name}/fusionnet"))
     text = CARD.format(
         title="An inpainting model without hands" if "base" in parts else "Hand-object interaction synthesis",
         what=what[next(iter(parts))],
@@ -146,6 +222,6 @@ def _write_card(args: argparse.Namespace, paths: dict[str, Path], loaded: "dict[
         parts="\n".join(
             f"| {name} | `{part['checkpoint_sha256']}` | {part['steps']} |" for name, part in parts.items()
         ),
-        use=USE.format(folder=args.out.name) if "masknet" in parts else "",
+        use="\n\n".join(uses),
     )
     (args.out / "README.md").write_text(text, encoding="utf-8")

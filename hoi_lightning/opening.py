@@ -5,17 +5,12 @@ import contextlib
 from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, TypeVar
+from typing import TYPE_CHECKING
 
 from hoi_lightning.errors import InputError
 
 if TYPE_CHECKING:
-    import torch
-
     from hoi_lightning.pipeline import HOIPipeline, Painter
-    from hoi_lightning.tasks import FusionNet, MaskNet
-
-    Task = TypeVar("Task", FusionNet, MaskNet)
 
 DEFAULT = "mini"
 SAMPLING = (
@@ -27,8 +22,8 @@ SAMPLING = (
 def add_checkpoint_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare the flags of every verb that samples with both networks."""
     parser.add_argument("--weights", help="released folder or hub id; default: mini, which comes with the package")
-    parser.add_argument("--masknet", type=Path, help="checkpoint of a MaskNet run, with --fusionnet, instead")
-    parser.add_argument("--fusionnet", type=Path, help="checkpoint of a FusionNet run, with --masknet, instead")
+    parser.add_argument("--masknet", type=Path, help="another MaskNet: checkpoint or released folder")
+    parser.add_argument("--fusionnet", type=Path, help="another FusionNet: the same")
     parser.add_argument("--painter", metavar="FOLDER_OR_ID", help="diffusers inpainting pipeline, instead of FusionNet")
     parser.add_argument("--prompt", metavar="TEXT", help="what --painter paints; default: a hand holding the object")
     parser.add_argument("--out", type=Path, required=True, help="folder for the results, made if absent")
@@ -58,7 +53,7 @@ def check_weights(args: argparse.Namespace) -> None:
     """Say which weights are missing, before anything slow starts, and fill in the defaults.
 
     Raises:
-        InputError: a file does not exist, one of the two checkpoints is not given, or flags contradict each other.
+        InputError: a file does not exist, or flags contradict each other.
     """
     from hoi_lightning.painters import find_index
     from hoi_lightning.weights import check_checkpoints, find_weights
@@ -78,14 +73,12 @@ def check_weights(args: argparse.Namespace) -> None:
         raise InputError("--prompt: FusionNet has its own; give it with --painter, or leave it out")
     if args.painter:
         find_index(args.painter)
-    if args.masknet is None and args.fusionnet is None:
+    check_checkpoints(args.masknet, args.fusionnet)
+    if args.masknet is None or (args.fusionnet is None and not args.painter):
         find_weights(args.weights or DEFAULT)
-    elif args.masknet is None or (args.fusionnet is None and not args.painter):
-        raise InputError("--masknet and --fusionnet: give both, or neither and --weights")
-    else:
-        check_checkpoints(args.masknet, args.fusionnet)
-        if args.weights is not None:
-            raise InputError("--weights: --masknet is given, too; leave one of them out")
+    elif args.weights is not None:
+        painter = "--painter" if args.painter else "--fusionnet"
+        raise InputError(f"--weights: --masknet and {painter} leave nothing of it; leave one of them out")
 
 
 def open_pipeline(args: argparse.Namespace) -> "HOIPipeline":
@@ -98,11 +91,8 @@ def open_pipeline(args: argparse.Namespace) -> "HOIPipeline":
 
     if args.painter:
         pipeline = _open_painter(args)
-    elif args.masknet is None:
-        pipeline = HOIPipeline.from_pretrained(args.weights or DEFAULT, args.device)
-        _set_painting(pipeline.fusionnet, args)
     else:
-        pipeline = HOIPipeline.from_checkpoints(args.masknet, args.fusionnet, args.device)
+        pipeline = HOIPipeline.from_checkpoints(args.masknet, args.fusionnet, args.device, args.weights or DEFAULT)
         _set_painting(pipeline.fusionnet, args)
     pipeline.masknet.sampler = args.layout_sampler
     pipeline.masknet.sample_steps = args.layout_steps
@@ -131,18 +121,6 @@ def enough_memory(device: str, smaller: str) -> Iterator[None]:
             f"--device {device}: the GPU's memory is exhausted; {smaller}, give --device cpu or another GPU, or "
             "--weights or --fusionnet of a smaller image_size"
         ) from None
-
-
-def released_or_checkpoint(task: "type[Task]", path: Path, device: "torch.device") -> "Task":
-    """One network, from a checkpoint of its run, its released folder, or the folder that holds that.
-
-    Raises:
-        InputError: it cannot be opened.
-    """
-    if not path.is_dir():
-        return task.load(path, device)
-    inner = path / task.__name__.lower()
-    return task.from_pretrained(inner if inner.is_dir() else path, device)
 
 
 def whole_number(minimum: int) -> Callable[[str], int]:
@@ -186,14 +164,11 @@ def _set_painting(fusionnet: "Painter", args: argparse.Namespace) -> None:
 
 def _open_painter(args: argparse.Namespace) -> "HOIPipeline":
     from hoi_lightning.painters import PROMPT, DiffusersPainter
-    from hoi_lightning.pipeline import HOIPipeline, find_device
+    from hoi_lightning.pipeline import HOIPipeline, find_device, released_or_checkpoint
     from hoi_lightning.tasks.masknet import MaskNet
     from hoi_lightning.weights import find_weights
 
     device = find_device(args.device)
-    if args.masknet is None:
-        masknet = MaskNet.from_pretrained(find_weights(args.weights or DEFAULT) / "masknet", device)
-    else:
-        masknet = MaskNet.load(args.masknet, device)
+    masknet = released_or_checkpoint(MaskNet, args.masknet or find_weights(args.weights or DEFAULT), device)
     prompt = PROMPT if args.prompt is None else args.prompt
     return HOIPipeline(masknet, DiffusersPainter.from_pretrained(args.painter, prompt, device=device), device)

@@ -5,7 +5,7 @@ import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Protocol
+from typing import TYPE_CHECKING, Protocol, TypeVar
 
 import numpy as np
 import torch
@@ -21,6 +21,11 @@ from hoi_lightning.holes import check_hole, paste, resize, square_of, to_side, z
 from hoi_lightning.weights import check_checkpoints, find_weights
 from hoi_lightning.window import Box, centred_square
 from hoi_lightning.wishes import Wishes, rewindowed
+
+if TYPE_CHECKING:
+    from hoi_lightning.tasks import FusionNet, MaskNet
+
+    Task = TypeVar("Task", FusionNet, MaskNet)
 
 FORMATS = ("JPEG", "PNG", "WEBP", "BMP", "GIF", "TIFF")
 MIN_SIDE = 32  # pixels; smaller objects say nothing about where a hand goes
@@ -102,13 +107,20 @@ class HOIPipeline:
         self.masknet, self.fusionnet, self.device = masknet, fusionnet, torch.device(device)
 
     @classmethod
-    def from_checkpoints(cls, masknet: Path | str, fusionnet: Path | str, device: str = "auto") -> "HOIPipeline":
-        """Load both networks.
+    def from_checkpoints(
+        cls,
+        masknet: Path | str | None = None,
+        fusionnet: Path | str | None = None,
+        device: str = "auto",
+        weights: Path | str = "mini",
+    ) -> "HOIPipeline":
+        """Load both networks, of which one may be of released weights.
 
         Args:
-            masknet: checkpoint of a MaskNet run.
-            fusionnet: checkpoint of a FusionNet run.
+            masknet: checkpoint of a MaskNet run, or what `export` wrote of one; None = that of `weights`.
+            fusionnet: checkpoint of a FusionNet run, or what `export` wrote of one; None = that of `weights`.
             device: `auto` (a GPU if there is one), `cpu`, `cuda`, `cuda:1`, `mps`.
+            weights: see `from_pretrained`.
 
         Raises:
             InputError: a checkpoint is missing, damaged or of another task, or the device is not there.
@@ -118,7 +130,9 @@ class HOIPipeline:
         from hoi_lightning.tasks.fusionnet import FusionNet
         from hoi_lightning.tasks.masknet import MaskNet
 
-        return cls(MaskNet.load(Path(masknet), place), FusionNet.load(Path(fusionnet), place), place)
+        sampler = released_or_checkpoint(MaskNet, Path(masknet or find_weights(weights)), place)
+        painter = released_or_checkpoint(FusionNet, Path(fusionnet or find_weights(weights)), place)
+        return cls(sampler, painter, place)
 
     @classmethod
     def from_pretrained(cls, folder: Path | str = "mini", device: str = "auto") -> "HOIPipeline":
@@ -131,13 +145,7 @@ class HOIPipeline:
         Raises:
             InputError: no such folder, part of it is missing or damaged, or the device is not there.
         """
-        root = find_weights(folder)
-        place = find_device(device)
-        from hoi_lightning.tasks.fusionnet import FusionNet
-        from hoi_lightning.tasks.masknet import MaskNet
-
-        masknet = MaskNet.from_pretrained(root / "masknet", place)
-        return cls(masknet, FusionNet.from_pretrained(root / "fusionnet", place), place)
+        return cls.from_checkpoints(device=device, weights=folder)
 
     @torch.no_grad()
     def __call__(
@@ -172,7 +180,7 @@ class HOIPipeline:
             zoom: the painter sees only the square about each hole, so that a small hand has more of its pixels.
 
         Raises:
-            InputError: a wish cannot be met in the window, or `hole` is none in it.
+            InputError: a wish cannot be met in the window, or `hole` or a layout's hand is none in it.
             ValueError: `layouts` has another length than 1 and `num_images`, or stands beside `hole`.
         """
         if layouts is not None and len(layouts) not in (1, num_images):
@@ -199,6 +207,11 @@ class HOIPipeline:
             else:
                 wanted = self._draw(self._see(native, window), [streams[k][0] for k in chunk], guidance)
             places = [self._place(one, native.shape[:2], window, zoom) for one in wanted]
+            if layouts is not None and not all(place.hole.any() for place in places):
+                raise InputError(
+                    f"--layout: its hand lies outside the square {list(window)} that the networks see; give another, "
+                    "or the object's --box so that the square holds the place"
+                )
             painted = self._paint(native, places, [streams[k][1] for k in chunk])
             for one, place, picture in zip(wanted, places, painted, strict=True):
                 output.images.append(Image.fromarray(paste(native, place.hole, place.view, picture)))
@@ -262,6 +275,18 @@ def load_picture(path: Path | str) -> Image.Image:
         raise InputError(f"{path}: not a picture; give JPEG, PNG, WebP, BMP, GIF or TIFF") from None
     except _BROKEN as error:
         raise InputError(f"{path}: cannot be read ({' '.join(str(error).split())}); save or copy it again") from None
+
+
+def released_or_checkpoint(task: "type[Task]", path: Path, device: torch.device) -> "Task":
+    """One network, from a checkpoint of its run, its released folder, or the folder that holds that.
+
+    Raises:
+        InputError: it cannot be opened.
+    """
+    if not path.is_dir():
+        return task.load(path, device)
+    inner = path / task.__name__.lower()
+    return task.from_pretrained(inner if inner.is_dir() else path, device)
 
 
 def find_device(name: str) -> torch.device:

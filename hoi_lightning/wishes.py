@@ -18,6 +18,7 @@ from hoi_lightning.window import Box
 
 MAP_SIZE = 64  # pixels of the maps that energies see
 _ASPECT = 0.02  # relative difference of aspect ratios that rounding explains
+_FAINT = 0.05  # of a map's brightest value: no hand is wished there
 _LAYOUT_FIELDS = ("a", "x", "y", "b1", "b2")
 
 
@@ -68,10 +69,25 @@ class Wishes:
             low, high = picture.getextrema()
             if high == 0 or (flag == "--keep-out" and low == 255):
                 raise InputError(f"{flag}: is all {'black' if high == 0 else 'white'}; nothing would be left to choose")
-            if self.position is None or flag == "--touch":
-                continue
-            if (_at(picture, self.position, width, height) > 127) == (flag == "--keep-out"):
-                raise InputError(f"--fix-position contradicts {flag}; give one of them")
+        self._check_contradictions(width, height)
+
+    def _check_contradictions(self, width: int, height: int) -> None:
+        if self.heat_map is not None and self.position is not None:
+            here = _at(self.heat_map, self.position, width, height)
+            if here < _FAINT * np.asarray(self.heat_map).max():
+                raise InputError("--fix-position contradicts --heat-map; give one of them")
+        if self.keep_out is None:
+            return
+        for flag, points in (("--fix-position", [self.position]), ("--key-point", self.points)):
+            for point in points:
+                if point is not None and _at(self.keep_out, point, width, height) > 127:
+                    raise InputError(f"{flag} {point[0]:g} {point[1]:g}: contradicts --keep-out; give one of them")
+        kept_out = np.asarray(self.keep_out) > 127
+        for flag, picture in (("--heat-map", self.heat_map), ("--touch", self.touch)):
+            if picture is not None:
+                wanted = np.asarray(picture.resize(self.keep_out.size, Image.Resampling.NEAREST))
+                if not (wanted[~kept_out] >= _FAINT * wanted.max()).any():
+                    raise InputError(f"{flag}: lies in --keep-out, all of it; give one of them")
 
     def guidance(self, size_of_picture: tuple[int, int], window: Box) -> Guidance | None:
         """The same in NDC of a square of the picture (width, height); None where nothing is wished.

@@ -103,6 +103,40 @@ def test_a_text_to_image_unet_is_named(verb: Verb, folder: Path) -> None:
     assert ("--model.widen_conv_in true" in line) == (verb.verb == "fit")  # type: ignore[attr-defined]
 
 
+@pytest.mark.parametrize(
+    ("more", "named"),
+    [
+        (
+            {
+                "addition_embed_type": "text_time",
+                "addition_time_embed_dim": 8,
+                "projection_class_embeddings_input_dim": 64,
+            },
+            "addition_embed_type text_time",
+        ),
+        ({"class_embed_type": "timestep"}, "class_embed_type timestep"),
+    ],
+)
+def test_a_unet_that_asks_for_more_is_named(verb: Verb, folder: Path, more: dict[str, object], named: str) -> None:
+    from diffusers import UNet2DConditionModel
+
+    config = dict(UNet2DConditionModel.load_config(folder / "fusionnet/unet"))
+    UNet2DConditionModel.from_config(config | more).save_pretrained(folder / "fusionnet/unet")
+    line = verb(folder)
+    assert f"{folder / 'fusionnet'}: " in line
+    assert named in line
+    if verb.verb == "fit":  # type: ignore[attr-defined]
+        assert "1.x or 2.x inpainting checkpoint" in line
+        assert "--painter" in line
+
+
+def test_an_embedding_of_another_unet_is_named(verb: Verb, folder: Path) -> None:
+    from safetensors.torch import save_file
+
+    save_file({"prompt_embeds": torch.zeros(1, 3, 24)}, folder / "fusionnet/prompt_embeds.safetensors")
+    assert "its prompt embedding is 24 wide, its unet takes 16" in verb(folder)
+
+
 def test_a_masknet_cut_short_is_named(released: Path, tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
     shutil.copytree(released, tmp_path / "model")
     cut(tmp_path / "model/masknet/model.safetensors")

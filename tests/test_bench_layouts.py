@@ -123,6 +123,21 @@ def test_more_draws_than_the_truth_spares_are_refused(
     assert "--draws 129: the truth is 256 layouts a picture" in capsys.readouterr().err
 
 
+def test_exhausted_memory_names_settings_of_the_bench(
+    shards: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture
+) -> None:
+    class Large(Sampler):
+        def sample(self, *_: Any, **options: Any) -> Tensor:
+            raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 20.00 MiB.\nGPU 0 has 24 GiB")
+
+    monkeypatch.setattr(MaskNet, "load", lambda *_: Large())
+    words = ["--masknet", "large.ckpt", "--shards", str(shards), "--out", str(tmp_path), "--draws", "64"]
+    assert main(["bench", "layouts", *words, "--device", "cpu"]) == 2
+    (line,) = [line for line in capsys.readouterr().err.splitlines() if line.startswith(("error", "Traceback"))]
+    assert "--device cpu: the GPU's memory is exhausted; lower --draws (now 64)" in line
+    assert "--weights" not in line
+
+
 def test_truth_is_read_as_it_was_written(shards: Path) -> None:
     index, truth = ShardIndex(shards, "test"), TruthIndex(shards, "test")
     for i in range(len(index)):

@@ -56,6 +56,22 @@ def test_arms_differ_in_what_they_say() -> None:
     assert arms["off-10"].composition == "off"
 
 
+def test_exhausted_memory_names_settings_of_the_bench(
+    shards: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def exhausted(*_: object) -> None:
+        raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 20.00 MiB.\nGPU 0 has 24 GiB")
+
+    FusionNet(str(save_sd_folder(tmp_path / "sd")), image_size=64).save_pretrained(tmp_path / "model", torch.float32)
+    monkeypatch.setattr(FusionNet, "_predict", exhausted)
+    words = ["--fusionnet", str(tmp_path / "model"), "--shards", str(shards), "--out", str(tmp_path / "out")]
+    assert main(["bench", "painting", *words, "--device", "cpu"]) == 2
+    (line,) = [line for line in capsys.readouterr().err.splitlines() if line.startswith(("error", "Traceback"))]
+    assert "--device cpu: the GPU's memory is exhausted (finished pictures are kept)" in line
+    assert "--fusionnet" in line
+    assert "--weights" not in line
+
+
 def test_the_bench_leaves_a_table_a_sheet_and_resumes(
     shards: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -5,12 +5,14 @@ import signal
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from lightning.pytorch import Callback, LightningModule, Trainer
 
 from hoi_lightning.callbacks.ema import EMA
 from hoi_lightning.callbacks.last_checkpoint import LastCheckpoint
+from hoi_lightning.callbacks.sample_grid import SampleGrid
 from hoi_lightning.errors import NonFiniteLoss
 from hoi_lightning.tasks import HoiTask
 
@@ -104,3 +106,33 @@ def test_nan_never_reaches_the_checkpoint(tmp_path: Path) -> None:
     with pytest.raises(NonFiniteLoss, match=r"nan at step 6, samples a"):
         _fit(tmp_path, task=Breaks())
     assert _last(tmp_path)["global_step"] == 5
+
+
+class Draws(Line):
+    """Remembers what its panels and figures are asked for, and whether under autocast."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.asked: list[tuple[int, bool]] = []
+
+    def panels(self, batch: dict[str, Any], seed: int) -> dict[str, list[np.ndarray]]:
+        self.asked.append((len(batch["key"]), torch.is_autocast_enabled("cpu")))
+        return {"sample": [np.zeros((8, 8, 3), np.uint8)] * len(batch["key"])}
+
+    def figures(self, batch: dict[str, Any], seed: int) -> dict[str, np.ndarray]:
+        return {"figure": self.panels(batch, seed)["sample"][0]}
+
+
+@pytest.mark.parametrize("precision", ["32-true", "bf16-mixed"])
+@pytest.mark.parametrize("verb", ["validate", "test"])
+def test_samples_are_drawn_in_the_run_s_precision(tmp_path: Path, verb: str, precision: Any) -> None:
+    trainer = Trainer(
+        callbacks=[SampleGrid(rows=1)], default_root_dir=tmp_path, logger=False, accelerator="cpu", precision=precision,
+        enable_progress_bar=False, enable_model_summary=False,
+    )  # fmt: skip
+    task, data = Draws(), [{"x": torch.ones(1), "key": "a"} for _ in range(4)]
+    getattr(trainer, verb)(task, torch.utils.data.DataLoader(data, batch_size=2), verbose=False)
+    assert task.asked == [(1, precision == "bf16-mixed")] * 2
+    prefix = "test-" if verb == "test" else ""
+    drawn = {path.name for path in (tmp_path / "samples").iterdir()}
+    assert drawn == {f"{prefix}{name}-0000000.png" for name in ("step", "figure")}

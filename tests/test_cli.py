@@ -101,6 +101,26 @@ def test_a_run_leaves_curves_samples_and_its_config(shards: Path, tmp_path: Path
     assert yaml.safe_load((run / "config.yaml").read_text())["model"]["init_args"]["channels"] == [8, 16]
 
 
+@pytest.mark.parametrize("task", [FusionNet, MaskNet])
+def test_validation_samples_in_mixed_precision(
+    shards: Path, sd_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, task: Any
+) -> None:
+    seen, sample = [], task.sample
+
+    def spy(*args: Any, **options: Any) -> torch.Tensor:
+        seen.append((torch.is_autocast_enabled("cpu"), sample(*args, **options)))
+        return seen[-1][1]
+
+    monkeypatch.setattr(task, "sample", spy)
+    words = [*QUIET, "--trainer.precision=bf16-mixed", "--trainer.max_steps=1", "--trainer.val_check_interval=1"]
+    words += ["--trainer.limit_val_batches=1", "--data.batch_size=2"]
+    words += ["--model.pretrained", str(sd_folder)] if task is FusionNet else []
+    assert fit(shards, tmp_path, *words, config=task.__name__.lower()) == 0
+    assert len(seen) >= 3
+    assert all(autocast and samples.dtype == torch.float32 for autocast, samples in seen)
+    assert len(list((tmp_path / "run/samples").glob("*.png"))) >= 2
+
+
 def test_resuming_is_bitwise_and_obeys_the_command_line(shards: Path, tmp_path: Path) -> None:
     # 37 samples are 10 batches of 4: the stop at 13 lies inside the second epoch
     common = [*QUIET, "--data.batch_size=4", "--trainer.val_check_interval=5", "--trainer.limit_val_batches=1"]

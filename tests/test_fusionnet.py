@@ -4,7 +4,9 @@ import shutil
 import sys
 from pathlib import Path
 from types import SimpleNamespace
+from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from lightning.pytorch import Trainer
@@ -124,7 +126,7 @@ def test_guidance_leads_away_from_the_blind_answer(folder: str) -> None:
     assert blind.shape == masked.shape
     assert not torch.equal(blind, plain)
     never_blind = FusionNet(folder, image_size=SIZE).eval()
-    with pytest.raises(InputError, match=r"guidance_scale 2: .*context_dropout 0"):
+    with pytest.raises(InputError, match=r"guidance_scale 2 .*painter-guidance.*context_dropout 0"):
         never_blind.sample_holes(data["obj"], holes, [1, 2], RePaintSampler(4, guidance_scale=2))
 
 
@@ -170,17 +172,18 @@ def test_a_base_never_sees_a_hand(folder: str, monkeypatch: pytest.MonkeyPatch) 
     assert not torch.equal(first, windowed)
 
 
-def test_the_denoising_strip_ends_with_the_sample(folder: str) -> None:
-    fusionnet, data = FusionNet(folder, image_size=SIZE, sampler="fast").eval(), batch(2)
+@pytest.mark.parametrize("neighbourhood", [False, True])
+def test_the_denoising_strip_ends_with_the_sample(folder: str, neighbourhood: bool) -> None:
+    settings: dict[str, Any] = {"image_size": 192, "sampler": "fast", "neighbourhood": neighbourhood}
+    fusionnet, data = FusionNet(folder, **settings).eval(), batch(2, 192)
     strip = fusionnet.figures(data, seed=5)["denoising"]
-    assert strip.dtype == torch.tensor([], dtype=torch.uint8).numpy().dtype
+    assert strip.dtype == np.uint8
     assert strip.shape[0] > 2 * 128
     assert strip.shape[1] > 8 * 128
     estimates: list[Tensor] = []
-    hole = fusionnet.hole_mask(data["layout"])
-    known = fusionnet.latents.encode(data["obj"])
-    cells = fusionnet._to_latent(hole)
-    z0 = fusionnet._sample_latents(known, known, cells, [1, 2], fusionnet.sampler, estimates)
+    obj, hole = data["obj"], fusionnet.hole_mask(data["layout"])
+    z0 = fusionnet._paint_latents(obj, hole, [1, 2], fusionnet.sampler, estimates)
+    assert torch.equal(z0, fusionnet._paint_latents(obj, hole, [1, 2], fusionnet.sampler))
     assert len(estimates) == 10
     assert torch.allclose(estimates[-1], z0, atol=1e-5)
     assert not torch.allclose(estimates[0], z0, atol=1e-2)
@@ -218,6 +221,59 @@ def test_lora_trains_and_keeps_adapters_only(folder: str, tmp_path: Path) -> Non
     assert not torch.allclose(answers[0], answers[3], atol=1e-2)
     assert (tmp_path / "released" / "lora" / "pytorch_lora_weights.safetensors").is_file()
     assert released.hole_mask(data["layout"]).shape == (1, 1, SIZE, SIZE)
+
+
+@pytest.mark.parametrize("other", [{"unet_channels": (8, 16)}, {"widen_conv_in": True}])
+def test_adapters_on_a_network_that_is_itself_new_are_refused(folder: str, other: dict[str, Any]) -> None:
+    """Their checkpoint would hold the adapters without the random weights they belong to."""
+    with pytest.raises(InputError, match=rf"--model.lora_rank 4: .*--model.{next(iter(other))}"):
+        FusionNet(folder, image_size=SIZE, lora_rank=4, **other)
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        ("hand_hole", 3), ("full_hole", -0.1), ("context_dropout", -1), ("outside_weight", -1), ("hole_dilation", -3),
+        ("timestep_power", -1), ("min_snr_gamma", -2), ("crop", 0), ("learning_rate", -1), ("weight_decay", -1),
+        ("lora_rank", 0),
+    ],
+)  # fmt: skip
+def test_settings_out_of_range_are_one_line(folder: str, name: str, value: float) -> None:
+    with pytest.raises(InputError, match=rf"^--model.{name} {value}: give .+"):
+        FusionNet(folder, image_size=SIZE, **{name: value})
+
+
+def test_a_compiled_fit_opens_uncompiled(folder: str, tmp_path: Path) -> None:
+    fitted = FusionNet(folder, image_size=SIZE, compile_unet=True, gradient_checkpointing=True)
+    assert fitted.unet._compiled_call_impl is not None
+    trainer = Trainer(accelerator="cpu", logger=False, default_root_dir=tmp_path)
+    trainer.strategy.connect(fitted)
+    fitted.trainer = trainer
+    trainer.save_checkpoint(tmp_path / "last.ckpt")
+    opened = FusionNet.load(tmp_path / "last.ckpt")
+    assert opened.unet._compiled_call_impl is None
+    assert not opened.unet.is_gradient_checkpointing
+
+
+def test_hole_recall_is_the_median_of_all_pictures(folder: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """However they are cut into batches."""
+    fusionnet = FusionNet(folder, image_size=SIZE).eval()
+    logged: dict[str, float] = {}
+    monkeypatch.setattr(fusionnet, "log", lambda name, value, **_: logged.update({name: float(value)}))
+    monkeypatch.setattr(fusionnet, "log_dict", lambda *_, **__: None)
+    data, found = batch(5), {}
+    hole = fusionnet.hole_mask(data["layout"])
+    data["hand"] = (torch.rand(hole.shape, generator=generator()) < 0.5).float()
+    for size in (1, 2, 5):
+        fusionnet.reset_figures()
+        for number, start in enumerate(range(0, 5, size)):
+            part = {name: value[start : start + size] for name, value in data.items()}
+            fusionnet.evaluate_batch(part, number, "val")
+        fusionnet.log_figures("val")
+        found[size] = logged["val/hole_recall"]
+    recall = (hole * data["hand"]).sum(dim=(1, 2, 3)) / data["hand"].sum(dim=(1, 2, 3))
+    assert recall.min() < recall.max()
+    assert list(found.values()) == pytest.approx([sorted(recall.tolist())[2]] * 3)
 
 
 def test_a_widened_text_to_image_unet_starts_as_itself(folder: str, tmp_path: Path) -> None:

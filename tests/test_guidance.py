@@ -153,7 +153,10 @@ def test_maps_are_cut_at_the_square() -> None:
         (Wishes(heat_map=grey(100, 100, (0, 0, 9, 9))), "--heat-map: 100x100, but cup.png is 400x200.*aspect ratio"),
         (Wishes(touch=grey(400, 200)), "--touch: is all black"),
         (Wishes(keep_out=grey(400, 200, (0, 0, 400, 200))), "--keep-out: is all white"),
-        (Wishes(position=(5, 5), keep_out=grey(40, 20, (0, 0, 9, 9))), "--fix-position contradicts --keep-out"),
+        (Wishes(position=(5, 5), keep_out=grey(40, 20, (0, 0, 9, 9))), "--fix-position 5 5: contradicts --keep-out"),
+        (Wishes(points=((300, 9), (5, 5)), keep_out=grey(40, 20, (0, 0, 9, 9))), "--key-point 5 5: contradicts --keep"),
+        (Wishes(touch=grey(80, 40, (2, 2, 9, 9)), keep_out=grey(40, 20, (0, 0, 9, 9))), "--touch: lies in --keep-out"),
+        (Wishes(heat_map=grey(80, 40, (2, 2, 9, 9)), keep_out=grey(40, 20, (0, 0, 9, 9))), "--heat-map: lies in"),
         (Wishes(position=(300, 5), heat_map=grey(40, 20, (0, 0, 9, 9))), "--fix-position contradicts --heat-map"),
     ],
 )
@@ -161,6 +164,14 @@ def test_wishes_that_cannot_be_meant_are_one_line(wishes: Wishes, reason: str) -
     with pytest.raises(InputError, match=reason) as caught:
         wishes.check("cup.png", 400, 200)
     assert "\n" not in str(caught.value)
+
+
+def test_a_faint_heat_map_is_as_good_as_a_bright_one() -> None:
+    """Where it is brightest is where hands are wished, whatever its grey."""
+    faint = grey(40, 20, (0, 0, 9, 9)).point(lambda value: value * 40 // 255)
+    Wishes(position=(5, 5), heat_map=faint).check("cup.png", 400, 200)
+    with pytest.raises(InputError, match="--fix-position contradicts --heat-map"):
+        Wishes(position=(300, 5), heat_map=faint).check("cup.png", 400, 200)
 
 
 def test_sensible_wishes_pass() -> None:

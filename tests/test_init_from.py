@@ -160,10 +160,16 @@ def test_a_released_masknet_is_taken_whole(tmp_path: Path) -> None:
         assert not report.left
         assert not report.resized
         assert not report.unused
+        assert not report.differs
         assert all(torch.equal(a, b) for a, b in zip(source.net.parameters(), task.net.parameters(), strict=True))
     deeper = MaskNet(**(small | {"head_layers": 2}))._initialise(str(tmp_path))
     assert deeper.taken
     assert all("head" in name or "layers" in name for name in deeper.left)
+    other = {"prediction_type": "epsilon", "num_train_timesteps": 100}
+    assert MaskNet(**small, **other)._initialise(str(tmp_path)).differs == {
+        "prediction_type": "sample there, epsilon here",
+        "num_train_timesteps": "1000 there, 100 here",
+    }
     (tmp_path / "masknet/model.safetensors").write_bytes(b"cut")
     with pytest.raises(InputError, match=r"model.safetensors does not open"):
         MaskNet(**small)._initialise(str(tmp_path))

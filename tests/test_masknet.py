@@ -208,6 +208,7 @@ def test_training_logs_both_terms_by_timestep_and_testing_its_own_names(
     header = next(csv.reader((tmp_path / "tested/csv/version_0/metrics.csv").open()))
     assert {f"test/{name}" for name in figures} <= set(header)
     assert "test/loss" in header
+    assert list((tmp_path / "tested/samples").glob("test-layout_density-*.png"))
     # the command line's sampler counts, not one of the checkpoint's
     words = ["--run", "other", "--ckpt_path", checkpoint, "--model.sampler=ddim", "--model.sample_steps=2000"]
     assert main(["predict", *common, *words]) == 2

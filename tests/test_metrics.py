@@ -10,6 +10,7 @@ import lightning.pytorch as pl
 import numpy as np
 import pytest
 import torch
+import torch.nn.functional as F
 from torch import nn
 from torchmetrics.image.fid import FrechetInceptionDistance
 
@@ -336,7 +337,17 @@ class Leaks(Blurs):
         return super().sample_images(batch, seeds) + 10 / 127.5
 
 
-def fit(callback, tmp_path, batch_size, epochs=1, task=Blurs):
+class Computes(Blurs):
+    """One whose network answers in the precision that it is called in."""
+
+    autocasts: list[bool]
+
+    def sample_images(self, batch, seeds):
+        self.autocasts.append(torch.is_autocast_enabled("cpu"))
+        return F.conv2d(batch["hoi"], torch.eye(3)[..., None, None])
+
+
+def fit(callback, tmp_path, batch_size, epochs=1, task=Blurs, precision="32-true"):
     hand = torch.zeros(1, 16, 16)
     hand[:, 5:13, 6:12] = 1
     data = [
@@ -346,7 +357,7 @@ def fit(callback, tmp_path, batch_size, epochs=1, task=Blurs):
     loader = torch.utils.data.DataLoader(data, batch_size=batch_size)
     trainer = pl.Trainer(
         max_epochs=epochs, accelerator="cpu", logger=False, callbacks=[callback], default_root_dir=tmp_path,
-        enable_progress_bar=False, enable_model_summary=False, enable_checkpointing=False,
+        enable_progress_bar=False, enable_model_summary=False, enable_checkpointing=False, precision=precision,
     )  # fmt: skip
     trainer.fit(task(), loader, loader)
     trainer.save_checkpoint(tmp_path / "last.ckpt")
@@ -380,3 +391,11 @@ def test_the_callback_can_skip_validations_and_remembers_its_count(tmp_path):
 def test_the_callback_sees_what_changes_outside_the_hole(tmp_path):
     figures = fit(ImageMetricsCallback(num_samples=4), tmp_path, batch_size=4, task=Leaks)
     assert figures["val/outside_max_diff"] == pytest.approx(10, abs=1)
+
+
+@pytest.mark.parametrize("precision", ["32-true", "bf16-mixed"])
+def test_the_callback_samples_in_the_run_s_precision_and_measures_in_full(tmp_path, precision):
+    Computes.autocasts = []
+    figures = fit(ImageMetricsCallback(num_samples=4), tmp_path, batch_size=4, task=Computes, precision=precision)
+    assert set(Computes.autocasts) == {precision == "bf16-mixed"}
+    assert figures["val/lpips_mini"] < 0.01

@@ -326,7 +326,7 @@ def test_generate_paints_with_a_painter(generate, sd_painter):
         (("--prompt", "a glove"), "--prompt.*with --painter"),
         (("--painter", "{tmp}"), "no model_index.json"),
         (("--painter", "{sd}", "--masknet", "{tmp}/absent.ckpt"), "--masknet .*absent.ckpt: no such checkpoint"),
-        (("--masknet", "{tmp}/mask.ckpt"), "give both"),
+        (("--painter", "{sd}", "--masknet", "{tmp}/mask.ckpt", "--weights", "mini"), "--weights: .*--painter leave"),
     ],
 )
 def test_generate_says_what_is_wrong_with_the_painter_before_it_paints(generate, tmp_path, words, reason):

@@ -18,7 +18,7 @@ from hoi_lightning.errors import InputError
 from hoi_lightning.hand_proxy import Layout, hole_mask
 from hoi_lightning.pipeline import HOIPipeline, find_device, load_picture
 from hoi_lightning.tasks import FusionNet
-from hoi_lightning.weights import check_checkpoints
+from hoi_lightning.weights import check_checkpoints, shipped
 
 LAYOUT = Layout(a=0.6, x=0.1, y=-0.2, b1=0.0, b2=1.0)
 
@@ -103,12 +103,6 @@ def test_given_layouts_are_used_and_counted(pipeline):
     assert pipeline(picture(), num_images=3, layouts=[LAYOUT]).layouts == [LAYOUT] * 3
     with pytest.raises(ValueError, match="1 or num_images=3"):
         pipeline(picture(), num_images=3, layouts=[LAYOUT] * 2)
-
-
-def test_a_layout_off_the_canvas_changes_nothing(pipeline):
-    image = picture()
-    away = Layout(a=0.2, x=5.0, y=5.0, b1=1.0, b2=0.0)
-    assert pipeline(image, num_images=1, layouts=[away]).images[0].tobytes() == image.tobytes()
 
 
 def save(image, path, **options):
@@ -206,6 +200,27 @@ def test_a_bad_file_gets_one_line_with_its_name(tmp_path, content, reason, recwa
     assert "\n" not in str(caught.value)
     assert not recwarn.list
     assert capfd.readouterr() == ("", "")
+
+
+def test_a_layout_beside_the_square_is_refused(tmp_path):
+    pipeline = HOIPipeline(FakeMaskNet(), FakeFusionNet())
+    with pytest.raises(InputError, match=r"--layout: its hand lies outside the square \[8, 0, 56, 48\].*--box"):
+        pipeline(picture(), layouts=[Layout(0.5, 4.0, 4.0, 0.6, 0.8)])
+
+
+@pytest.mark.parametrize("own", ["masknet", "fusionnet"])
+def test_one_network_may_be_another(own, tmp_path):
+    """A checkpoint's place may be taken by a released folder, and by the folder that holds that."""
+    whole = shipped("mini")
+    ours = HOIPipeline.from_checkpoints(device="cpu", **{own: whole / own})
+    again = HOIPipeline.from_checkpoints(device="cpu", **{own: whole})
+    mini = HOIPipeline.from_pretrained("mini", "cpu")
+    for other in (ours, again):
+        assert other.masknet.checkpoint_hash == mini.masknet.checkpoint_hash
+        assert other.fusionnet.checkpoint_hash == mini.fusionnet.checkpoint_hash
+    other = "fusionnet" if own == "masknet" else "masknet"
+    with pytest.raises(InputError, match="holds no"):
+        HOIPipeline.from_checkpoints(device="cpu", **{own: whole / other})
 
 
 def test_a_missing_picture_checkpoint_or_device_is_named(tmp_path):
@@ -456,11 +471,11 @@ def test_generate_refuses_contradictions_before_it_paints(generate, tmp_path, wo
 
 def test_the_painter_s_settings_reach_it_and_the_records(generate, tmp_path):
     save(picture(64, 64), tmp_path / "in" / "cup.png")
-    fusionnet = HOIPipeline.from_pretrained("mini").fusionnet
+    fusionnet = FusionNet.from_pretrained(shipped("mini") / "fusionnet")
     calls = []
 
     def settled(*words: str) -> RePaintSampler:
-        pipeline = HOIPipeline.from_pretrained("mini")
+        pipeline = HOIPipeline(FakeMaskNet(), FusionNet.from_pretrained(shipped("mini") / "fusionnet"))
         with pytest.MonkeyPatch.context() as patch:
             patch.setattr(FusionNet, "sample_holes", lambda self, obj, *_: calls.append(self.sampler) or obj)
             patch.setattr(HOIPipeline, "from_checkpoints", lambda *_: pipeline)
@@ -474,5 +489,5 @@ def test_the_painter_s_settings_reach_it_and_the_records(generate, tmp_path):
     assert (asked["preset"], asked["painter_steps"]) == ("paper", 7)
     assert settled("--painter-steps", "3") == replace(PRESETS["fast"], num_steps=3)
     assert settled("--painter-scheduler", "unipc") == replace(PRESETS["fast"], scheduler="unipc")
-    with pytest.raises(InputError, match=r"guidance_scale 2: .*context_dropout 0"):
+    with pytest.raises(InputError, match=r"guidance_scale 2 .*painter-guidance.*context_dropout 0"):
         settled("--painter-guidance", "2")

@@ -66,6 +66,15 @@ def test_the_headers_tell_the_sum(overlay: str, told: str) -> None:
     assert float(match[1]) == round(static_gib(overlay), 1)
 
 
+@pytest.mark.parametrize("path", sorted((CONFIGS / "overlays").glob("*.yaml")), ids=lambda path: path.stem)
+def test_accumulation_leaves_validations_as_often(path: Path) -> None:
+    """Lightning counts batches between validations, not the optimizer's steps."""
+    own, plain = (yaml.safe_load(p.read_text()) for p in (path, CONFIGS / "parts/trainer.yaml"))
+    trainer = own.get("trainer", {})
+    if batches := trainer.get("accumulate_grad_batches"):
+        assert trainer["val_check_interval"] == batches * plain["val_check_interval"]
+
+
 def test_masknet_s_header_tells_its_sum() -> None:
     text = (CONFIGS / "masknet.yaml").read_text()
     with torch.device("meta"):

@@ -7,6 +7,7 @@ import torch
 
 from hoi_lightning.diffusion.repaint import PRESETS, RePaintSampler
 from hoi_lightning.errors import InputError
+from hoi_lightning.guidance import Guidance, fix
 from hoi_lightning.hand_proxy import Layout, hole_mask
 from hoi_lightning.networks.autoencoder import load_vae
 from hoi_lightning.networks.inpaint_unet import load_schedule, load_unet
@@ -47,6 +48,33 @@ def _batch(count: int = 4) -> dict:
         "layout": torch.stack([s.info.layout.to_tensor() for s in samples]),
         **{name: pictures(name) for name in ("obj", "hoi", "hand", "object")},
     }
+
+
+def test_an_energy_sees_the_fixed_numbers_as_they_are(masknet: MaskNet) -> None:
+    """Else it would move what is put back, instead of what is free."""
+    seen: list[torch.Tensor] = []
+
+    def energy(layouts: torch.Tensor) -> torch.Tensor:
+        seen.append(layouts.detach())
+        return (layouts[:, 1] - 9).square() + (layouts[:, 3] - 9).square()
+
+    masknet.sample(_batch(1)["obj"], [1, 2], guidance=Guidance(fix(position=(0.25, -0.5)), (energy,)))
+    assert len(seen) > 4
+    for layouts in seen:
+        torch.testing.assert_close(layouts[:, 1:3], torch.tensor([[0.25, -0.5]] * 2))
+    assert len({round(float(layouts[0, 3]), 4) for layouts in seen}) > 4
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        ("noise_draws", 0), ("num_train_timesteps", 0), ("image_dropout", 1.5), ("lambda_para", -5), ("mask_scale", -1),
+        ("metric_draws", 1), ("learning_rate", -1), ("warmup_steps", -1),
+    ],
+)  # fmt: skip
+def test_settings_out_of_range_are_one_line(name: str, value: float) -> None:
+    with pytest.raises(InputError, match=rf"^--model.{name} {value}: give .+"):
+        MaskNet(**SMALL, image_size=32, **{name: value})
 
 
 def test_masknet_samples_are_layouts_and_belong_to_their_seed(masknet: MaskNet) -> None:

@@ -16,7 +16,7 @@ import numpy as np
 from hoi_lightning.errors import InputError
 from hoi_lightning.generate import make_folder, write_png, write_text
 from hoi_lightning.metrics.bootstrap import bootstrap_interval
-from hoi_lightning.opening import released_or_checkpoint, whole_number
+from hoi_lightning.opening import whole_number
 from hoi_lightning.provenance import git_commit
 
 if TYPE_CHECKING:
@@ -69,15 +69,28 @@ def run(args: argparse.Namespace) -> int:
     """Measure, and leave `layouts.json`, `layouts.md` and `layouts.png` in `--out`; 1 where a target is missed.
 
     Raises:
-        InputError: checkpoint, shards or truth are missing or damaged, or the folder cannot be written.
+        InputError: checkpoint, shards or truth are missing or damaged, the folder cannot be written, or a GPU's memory
+            is exhausted.
     """
+    import torch
+
+    try:
+        return _sample_all(args)
+    except torch.OutOfMemoryError:
+        raise InputError(
+            f"--device {args.device}: the GPU's memory is exhausted; lower --draws (now {args.draws}), give --device "
+            "cpu or another GPU, or --masknet of a smaller image_size"
+        ) from None
+
+
+def _sample_all(args: argparse.Namespace) -> int:
     import torch
 
     from hoi_lightning.bench.layout_trials import compare, measure
     from hoi_lightning.data.reader import ShardIndex
     from hoi_lightning.data.truth import TruthIndex
     from hoi_lightning.evaluate import spread
-    from hoi_lightning.pipeline import find_device
+    from hoi_lightning.pipeline import find_device, released_or_checkpoint
     from hoi_lightning.tasks.masknet import MaskNet
 
     index, truth = ShardIndex(args.shards, args.split), TruthIndex(args.shards, args.split)

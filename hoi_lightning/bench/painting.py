@@ -19,7 +19,7 @@ import numpy as np
 from hoi_lightning.errors import InputError
 from hoi_lightning.generate import make_folder, write_png, write_text
 from hoi_lightning.metrics.bootstrap import bootstrap_interval
-from hoi_lightning.opening import released_or_checkpoint, whole_number
+from hoi_lightning.opening import whole_number
 from hoi_lightning.provenance import git_commit
 
 if TYPE_CHECKING:
@@ -87,14 +87,27 @@ def run(args: argparse.Namespace) -> None:
     """Paint, measure, and leave `painting.json`, `painting.md` and `painting.png` in `--out`.
 
     Raises:
-        InputError: checkpoint or shards are missing or damaged, or the folder cannot be written.
+        InputError: checkpoint or shards are missing or damaged, the folder cannot be written, or a GPU's memory is
+            exhausted.
     """
+    import torch
+
+    try:
+        _paint_all(args)
+    except torch.OutOfMemoryError:
+        raise InputError(
+            f"--device {args.device}: the GPU's memory is exhausted (finished pictures are kept); give --device cpu or "
+            "another GPU, or --fusionnet of a smaller image_size with its --shards"
+        ) from None
+
+
+def _paint_all(args: argparse.Namespace) -> None:
     from tqdm import tqdm
 
     from hoi_lightning.data.reader import ShardIndex
     from hoi_lightning.evaluate import spread
     from hoi_lightning.metrics.image import image_metrics
-    from hoi_lightning.pipeline import find_device
+    from hoi_lightning.pipeline import find_device, released_or_checkpoint
     from hoi_lightning.tasks import FusionNet
 
     index, training = ShardIndex(args.shards, args.split), ShardIndex(args.train_shards or args.shards, "train")

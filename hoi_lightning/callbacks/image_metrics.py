@@ -95,7 +95,8 @@ class ImageMetricsCallback(Callback):
         seeds = sample_seeds(self.seed, [zlib.crc32(key.encode()) for key in wanted["key"]])
         task: SamplesImages = pl_module  # type: ignore[assignment]
         with torch.no_grad():
-            fake = task.sample_images(wanted, seeds)
+            with trainer.precision_plugin.forward_context():  # a callback's hooks run outside of it
+                fake = task.sample_images(wanted, seeds)
             holes = task.hole_mask(wanted["layout"]).bool()
         fake, real, obj = (_to_uint8(pictures) for pictures in (fake, wanted["hoi"], wanted["obj"]))
         self._metrics.update(fake, real)

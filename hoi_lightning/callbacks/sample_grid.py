@@ -1,4 +1,4 @@
-"""Sample panels during `fit`: the same validation pictures with the same seeds at every step."""
+"""Sample panels in `fit`, of the same validation pictures with the same seeds at every step, and in `test`."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -30,8 +30,10 @@ class DrawsFigures(Protocol):
 class SampleGrid(Callback):
     """Draw a grid of samples after validation, to `<run>/samples/` and to W&B or TensorBoard.
 
+    In `test` the names begin with `test-`.
+
     Args:
-        rows: validation pictures, the first ones of the split.
+        rows: pictures, the first ones of the split.
         cell: side of a drawn cell in pixels.
         seed: of the samples.
     """
@@ -47,23 +49,33 @@ class SampleGrid(Callback):
         if batch_idx == 0:
             self._batch = {name: value[: self.rows] for name, value in batch.items()}
 
+    on_test_batch_start = on_validation_batch_start
+
     def on_validation_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Sample and draw."""
+        self._draw(trainer, pl_module, "")
+
+    def on_test_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Sample and draw."""
+        self._draw(trainer, pl_module, "test-")
+
+    def _draw(self, trainer: Trainer, pl_module: LightningModule, prefix: str) -> None:
         sharded = pl_module.device_mesh is not None  # then a forward pass is the work of all ranks
         if not (trainer.is_global_zero or sharded) or trainer.sanity_checking or self._batch is None:
             return
         task: Any = pl_module
         drawing: DrawsPanels = task
-        pictures = {"step": np.asarray(draw_grid(drawing.panels(self._batch, self.seed), self.cell))}
-        if isinstance(task, DrawsFigures):
-            pictures |= task.figures(self._batch, self.seed)
+        with trainer.precision_plugin.forward_context():  # a callback's hooks run outside of it
+            pictures = {"step": np.asarray(draw_grid(drawing.panels(self._batch, self.seed), self.cell))}
+            if isinstance(task, DrawsFigures):
+                pictures |= task.figures(self._batch, self.seed)
         if not trainer.is_global_zero:
             return
         folder = Path(trainer.default_root_dir, "samples")
         folder.mkdir(parents=True, exist_ok=True)
         for name, picture in pictures.items():
-            Image.fromarray(picture).save(folder / f"{name}-{trainer.global_step:07d}.png")
-            log_picture(trainer.loggers, f"samples/{name}", picture, trainer.global_step)
+            Image.fromarray(picture).save(folder / f"{prefix}{name}-{trainer.global_step:07d}.png")
+            log_picture(trainer.loggers, f"samples/{prefix}{name}", picture, trainer.global_step)
 
 
 def log_picture(loggers: Sequence[Any], name: str, picture: np.ndarray, step: int) -> None:

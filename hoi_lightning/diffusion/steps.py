@@ -3,6 +3,7 @@
 from itertools import pairwise
 from typing import Any, Literal, Protocol
 
+import torch
 from torch import Tensor
 
 from hoi_lightning.diffusion.ddpm import Denoiser, Noise, batch_of, ddim_step
@@ -50,7 +51,7 @@ class MultistepStep:
 
     Args:
         kind: which.
-        schedule: gives β.
+        schedule: gives ᾱ.
         num_steps: of the chain, with trailing timesteps.
     """
 
@@ -72,13 +73,13 @@ class MultistepStep:
         from diffusers import DPMSolverMultistepScheduler, UniPCMultistepScheduler
 
         solver: Any = (DPMSolverMultistepScheduler if self.kind == "dpm-solver++" else UniPCMultistepScheduler)(
-            self.schedule.num_train_timesteps,
-            trained_betas=self.schedule.betas.tolist(),
-            prediction_type="sample",
-            timestep_spacing="trailing",
+            self.schedule.num_train_timesteps, prediction_type="sample"
         )
-        solver.alphas_cumprod.clamp_(min=_LEAST_SIGNAL)
         solver.set_timesteps(self.num_steps)
+        # diffusers' own trailing times are, by rounding, one too many for every fifteenth count, and not quite ours
+        solver.timesteps = self.schedule.timesteps(self.num_steps)
+        alpha_bar = self.schedule.alpha_bar[solver.timesteps].clamp(min=_LEAST_SIGNAL)
+        solver.sigmas = torch.cat([((1 - alpha_bar) / alpha_bar).sqrt(), alpha_bar.new_zeros(1)]).float()
         solver.set_begin_index(solver.timesteps.tolist().index(t))
         return solver
 

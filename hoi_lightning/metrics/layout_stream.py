@@ -72,7 +72,10 @@ class ContactRate(PictureFigures):
 
 
 class BestOfDraws(PictureFigures):
-    """Errors of the draw nearest to the recorded layout, and the largest overlap of their proxies; they rest on K."""
+    """Each figure of that draw which is best by it: three errors from the recorded layout, and the overlap of proxies.
+
+    They rest on K.
+    """
 
     names = ("centre_error_best", "size_error_best", "angle_error_best", "proxy_iou_best")
 

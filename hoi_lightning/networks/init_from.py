@@ -10,6 +10,9 @@ from torch import Tensor, nn
 
 from hoi_lightning.errors import InputError
 
+# arguments of a MaskNet that change what its weights mean and none of their shapes
+_MEANING = ("prediction_type", "noise_schedule", "num_train_timesteps", "image_features", "image_size", "heads_dim")
+
 
 @dataclass(frozen=True)
 class InitReport:
@@ -63,12 +66,18 @@ def init_from(network: nn.Module, source: str) -> InitReport:
 
 
 @torch.no_grad()
-def init_from_masknet(network: nn.Module, folder: Path) -> InitReport:
+def init_from_masknet(
+    network: nn.Module, folder: Path, theirs: Mapping[str, Any], ours: Mapping[str, Any]
+) -> InitReport:
     """Copy what fits from a MaskNet that `export` wrote, its encoder and its head.
+
+    The statistics that layouts are standardised with stay those of the shards trained on.
 
     Args:
         network: of a MaskNet.
         folder: with `model.safetensors`.
+        theirs: the exported MaskNet's arguments.
+        ours: the new one's.
 
     Raises:
         InputError: the file is damaged, or nothing in it fits.
@@ -82,8 +91,13 @@ def init_from_masknet(network: nn.Module, folder: Path) -> InitReport:
         raise InputError(
             f"--model.init_from {folder}: model.safetensors does not open ({error}); export it again"
         ) from None
-    theirs = {name.removeprefix("net."): value.float() for name, value in weights.items() if name.startswith("net.")}
-    return _copy(network, theirs, str(folder), {})
+    values = {name.removeprefix("net."): value.float() for name, value in weights.items() if name.startswith("net.")}
+    differs = {
+        name: f"{theirs[name]} there, {ours[name]} here"
+        for name in _MEANING
+        if name in theirs and theirs[name] != ours[name]
+    }
+    return _copy(network, values, str(folder), differs)
 
 
 def _copy(network: nn.Module, theirs: Mapping[str, Tensor], source: str, differs: dict[str, str]) -> InitReport:

@@ -14,6 +14,8 @@ from hoi_lightning.diffusion.schedule import NoiseSchedule, PredictionType
 from hoi_lightning.errors import InputError
 from hoi_lightning.networks.autoencoder import missing_pretrained
 
+_CONDITIONS = ("addition_embed_type", "class_embed_type", "num_class_embeds", "encoder_hid_dim_type")
+
 
 def load_unet(folder: str, revision: str | None = None, widen_conv_in: bool = False) -> Any:
     """Open `<folder>/unet`; a hub id works too.
@@ -24,7 +26,7 @@ def load_unet(folder: str, revision: str | None = None, widen_conv_in: bool = Fa
         widen_conv_in: take a text-to-image U-Net, too: its filters stay, those of hole and context start at zero.
 
     Raises:
-        InputError: no nine-channel inpainting U-Net there.
+        InputError: no nine-channel inpainting U-Net there, or one that asks for more than a picture and a prompt.
     """
     from diffusers import UNet2DConditionModel
 
@@ -32,6 +34,11 @@ def load_unet(folder: str, revision: str | None = None, widen_conv_in: bool = Fa
         unet = UNet2DConditionModel.from_pretrained(folder, subfolder="unet", revision=revision)
     except (OSError, ValueError, RuntimeError, SafetensorError) as error:
         raise InputError(missing_pretrained(folder, "unet", error)) from None
+    if asks := [f"{name} {unet.config[name]}" for name in _CONDITIONS if unet.config.get(name) is not None]:
+        raise InputError(
+            f"--model.pretrained {folder}: its unet asks for more than a picture and a prompt ({asks[0]}), as SDXL's; "
+            "pass a Stable Diffusion 1.x or 2.x inpainting checkpoint, or paint with this one by `generate --painter`"
+        )
     wanted, found = 2 * unet.config.out_channels + 1, unet.config.in_channels
     if found == unet.config.out_channels and widen_conv_in:
         _widen(unet, wanted)
@@ -114,8 +121,20 @@ def prompt_embedding(folder: str, prompt: str, width: int, revision: str | None 
     folder that declares neither (small ones trained from scratch) gets one zero token.
 
     Raises:
-        InputError: one of them is damaged, or not to be had.
+        InputError: one of them is damaged, not to be had, or another U-Net's.
     """
+    embedding = _find_embedding(folder, prompt, revision)
+    if embedding is None:
+        return torch.zeros(1, 1, width)
+    if embedding.shape[-1] != width:
+        raise InputError(
+            f"--model.pretrained {folder}: its prompt embedding is {embedding.shape[-1]} wide, its unet takes {width}; "
+            "both must be of one checkpoint"
+        )
+    return embedding
+
+
+def _find_embedding(folder: str, prompt: str, revision: str | None) -> Tensor | None:
     stored = Path(folder, "prompt_embeds.safetensors")
     if stored.is_file():
         from safetensors.torch import load_file
@@ -125,7 +144,7 @@ def prompt_embedding(folder: str, prompt: str, width: int, revision: str | None 
         except (OSError, KeyError, SafetensorError) as error:
             raise InputError(missing_pretrained(folder, stored.name, error)) from None
     if Path(folder).is_dir() and not _declares_text_encoder(folder):
-        return torch.zeros(1, 1, width)
+        return None
     from transformers import CLIPTextModel, CLIPTokenizer
 
     try:

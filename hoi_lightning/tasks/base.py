@@ -36,11 +36,13 @@ class HoiTask(LightningModule):
 
     Attributes:
         of_the_command: arguments that, when a checkpoint is tested, are the command line's and not the checkpoint's.
+        of_training: arguments that only a fit has a use for; `load` leaves them at their defaults.
         buckets: loss terms by timestep, for `loss` to feed; None where there are no timesteps.
         logs_step: whether the metrics of the training step in hand are logged.
     """
 
     of_the_command: tuple[str, ...] = ()
+    of_training: tuple[str, ...] = ()
     checkpoint_hash: str = ""
     buckets: LossBuckets | None
 
@@ -54,6 +56,8 @@ class HoiTask(LightningModule):
         optimizer: Optimizer = "adamw",
     ) -> None:
         super().__init__()
+        check_ranges(learning_rate=(learning_rate, 0, None), weight_decay=(weight_decay, 0, None))
+        check_ranges(warmup_steps=(warmup_steps, 0, None))
         self.learning_rate, self.weight_decay, self.seed = learning_rate, weight_decay, seed
         self.optimizer = optimizer
         self.warmup_steps, self.lr_schedule = warmup_steps, lr_schedule
@@ -211,7 +215,8 @@ class HoiTask(LightningModule):
         arguments = checkpoint["hyper_parameters"]
         weights = checkpoint["state_dict"] | checkpoint.get("ema_state_dict", {})
         try:
-            task = cls(**{key: value for key, value in arguments.items() if not key.startswith("_")})
+            kept = {name for name in arguments if not name.startswith("_")} - set(cls.of_training)
+            task = cls(**{name: arguments[name] for name in kept})
             task.load_state_dict(weights, strict=task.strict_loading)
         except (TypeError, RuntimeError) as error:
             one_line = " ".join(str(error).split())
@@ -256,6 +261,18 @@ class HoiTask(LightningModule):
     def _generator(self, step: int, rank: int, stream: int = 0) -> torch.Generator:
         state = np.random.SeedSequence([self.seed, stream, rank, step]).generate_state(2, np.uint32)
         return torch.Generator(self.device).manual_seed(int(state[0]) << 31 | int(state[1]) >> 1)
+
+
+def check_ranges(**settings: tuple[float, float, float | None]) -> None:
+    """Refuse settings outside their range: name → (value, least, most or None).
+
+    Raises:
+        InputError: naming the first that is.
+    """
+    for name, (value, least, most) in settings.items():
+        if not (least <= value and (most is None or value <= most)):
+            wanted = f"{least:g} or more" if most is None else f"{least:g} to {most:g}"
+            raise InputError(f"--model.{name} {value:g}: give {wanted}")
 
 
 def file_hash(path: Path) -> str:

@@ -10,6 +10,7 @@ import torch.nn.functional as F
 from torch import Tensor
 from torch.distributed.fsdp import fully_shard
 from torch.distributed.tensor import DTensor
+from torchmetrics import CatMetric
 
 from hoi_lightning.data.sample import Field
 from hoi_lightning.diffusion.ddpm import SampleNoise
@@ -31,7 +32,7 @@ from hoi_lightning.networks.inpaint_unet import (
     small_unet,
 )
 from hoi_lightning.networks.latent_windows import feather, neighbourhood, windows
-from hoi_lightning.tasks.base import HoiTask, Optimizer, file_hash, read_config, write_config
+from hoi_lightning.tasks.base import HoiTask, Optimizer, check_ranges, file_hash, read_config, write_config
 from hoi_lightning.weights import shipped
 
 STRIP = 8  # pictures of one denoising
@@ -81,6 +82,7 @@ class FusionNet(HoiTask):
     """
 
     of_the_command = ("sampler", "compile_unet", "gradient_checkpointing")
+    of_training = ("compile_unet", "gradient_checkpointing")
     trained_on: tuple[Field, ...] = ("hoi", "obj")
     prompt_embeds: Tensor
     unet: Any
@@ -117,6 +119,21 @@ class FusionNet(HoiTask):
     ) -> None:
         super().__init__(learning_rate, weight_decay, warmup_steps, lr_schedule, seed, optimizer)
         self.save_hyperparameters()
+        for name in ("hand_hole", "full_hole", "context_dropout", "outside_weight"):
+            check_ranges(**{name: (self.hparams[name], 0, 1)})
+        check_ranges(hole_dilation=(hole_dilation, 0, None), timestep_power=(timestep_power, 0.01, None))
+        if lora_rank is not None:
+            check_ranges(lora_rank=(lora_rank, 1, None))
+            if unet_channels is not None or widen_conv_in:
+                other = "unet_channels" if unet_channels is not None else "widen_conv_in"
+                raise InputError(
+                    f"--model.lora_rank {lora_rank}: adapters leave the U-Net as it is, and with --model.{other} it is "
+                    "new; leave one of them out"
+                )
+        if min_snr_gamma is not None:
+            check_ranges(min_snr_gamma=(min_snr_gamma, 0, None))
+        if crop is not None:
+            check_ranges(crop=(crop, 1, None))
         if shipped(pretrained).is_dir():
             pretrained = str(shipped(pretrained))
         self.pretrained = pretrained
@@ -128,8 +145,6 @@ class FusionNet(HoiTask):
         else:
             self.unet = small_unet(unet_channels, self.latents.channels, image_size // self.latents.factor)
         self.unet.to(memory_format=torch.channels_last)
-        if lora_rank is not None and lora_rank < 1:
-            raise InputError(f"--model.lora_rank {lora_rank}: give at least 1, or null to fine-tune all weights")
         if lora_rank is not None:
             add_lora(self.unet, lora_rank)
             self.strict_loading = False
@@ -145,6 +160,7 @@ class FusionNet(HoiTask):
         self.timestep_power, self.crop, self.neighbourhood = timestep_power, crop, neighbourhood
         self.sampler, self.revision = PRESETS[sampler], revision
         self.buckets = LossBuckets(len(self.schedule.alpha_bar), ("loss_hole",))
+        self.recalls = CatMetric()
 
     def setup(self, stage: str) -> None:
         """Refuse data that cannot be trained on: members not decoded, or latents that another autoencoder made.
@@ -277,6 +293,18 @@ class FusionNet(HoiTask):
         check_holes("FusionNet", obj, hole, self.latents.factor)
         sampler = sampler or self.sampler
         self.check_sampler(sampler)
+        z0 = self._paint_latents(obj, hole, seeds, sampler)
+        return torch.lerp(obj, self.latents.decode(z0), feather(hole))
+
+    def _paint_latents(
+        self,
+        obj: Tensor,
+        hole: Tensor,
+        seeds: Sequence[int],
+        sampler: RePaintSampler,
+        estimates: list[Tensor] | None = None,
+    ) -> Tensor:
+        """Latents of `obj` with painted holes; every call's estimate of them is added to `estimates`."""
         hole_z, context, known = self._to_latent(hole), self._encode_context(obj, hole), self.latents.encode(obj)
         z0 = known.clone()
         boxes = [neighbourhood(one) if self.neighbourhood else (0, 0, one.shape[-1]) for one in hole_z[:, 0]]
@@ -284,11 +312,14 @@ class FusionNet(HoiTask):
             rows = [row for row, box in enumerate(boxes) if box[2] == side]
             corners = torch.tensor([boxes[row][:2] for row in rows], device=obj.device)
             known_w, context_w, hole_w = (windows(x[rows], corners, side) for x in (known, context, hole_z))
-            painted = self._sample_latents(known_w, context_w, hole_w, [seeds[row] for row in rows], sampler)
-            for row, latents in zip(rows, painted, strict=True):
-                left, top, _ = boxes[row]
-                z0[row, :, top : top + side, left : left + side] = latents
-        return torch.lerp(obj, self.latents.decode(z0), feather(hole))
+            own: list[Tensor] | None = None if estimates is None else []
+            painted = self._sample_latents(known_w, context_w, hole_w, [seeds[row] for row in rows], sampler, own)
+            if estimates is not None and own is not None:
+                estimates.extend(known.clone() for _ in own[len(estimates) :])
+                for whole, part in zip(estimates, own, strict=True):
+                    _put(whole, part, rows, boxes)
+            _put(z0, painted, rows, boxes)
+        return z0
 
     def check_sampler(self, sampler: RePaintSampler) -> None:
         """Refuse what this network cannot be sampled with.
@@ -298,9 +329,12 @@ class FusionNet(HoiTask):
         """
         if sampler.guidance_scale != 1 and self.context_dropout == 0:
             raise InputError(
-                f"guidance_scale {sampler.guidance_scale:g}: this FusionNet was trained with --model.context_dropout 0"
+                f"guidance_scale {sampler.guidance_scale:g} (--painter-guidance): this FusionNet was fitted with "
+                "--model.context_dropout 0, so it has no answer without the object picture"
             )
-        self.schedule.timesteps(sampler.num_steps)
+        most = len(self.schedule.alpha_bar)
+        if not 1 <= sampler.num_steps <= most:
+            raise InputError(f"num_steps {sampler.num_steps} (--painter-steps): this FusionNet has {most} noise levels")
 
     def _sample_latents(
         self,
@@ -309,7 +343,7 @@ class FusionNet(HoiTask):
         hole_z: Tensor,
         seeds: Sequence[int],
         sampler: RePaintSampler,
-        estimates: list[Tensor] | None = None,
+        estimates: list[Tensor] | None,
     ) -> Tensor:
         """Latents like `known`, painted in the hole; every call's estimate of them is added to `estimates`."""
         noise = SampleNoise(seeds)
@@ -320,7 +354,7 @@ class FusionNet(HoiTask):
                 blind = self._predict(x_t, t, hole_z, torch.zeros_like(context))
                 output = blind + sampler.guidance_scale * (output - blind)
             z0 = self.schedule.to_x0(output, x_t, t, self.prediction_type)
-            if estimates is not None:
+            if estimates is not None:  # hundreds of calls' would fill the memory
                 estimates.append(torch.lerp(known, z0, hole_z))
             return z0
 
@@ -349,9 +383,8 @@ class FusionNet(HoiTask):
     def figures(self, batch: dict[str, Any], seed: int) -> dict[str, np.ndarray]:
         """`denoising`: what the network takes the finished picture for, from the first call to the last, four rows."""
         obj, hole = batch["obj"][:4], self.hole_mask(batch["layout"][:4])
-        hole_z, context, known = self._to_latent(hole), self._encode_context(obj, hole), self.latents.encode(obj)
         estimates: list[Tensor] = []
-        self._sample_latents(known, context, hole_z, [seed] * len(obj), self.sampler, estimates)
+        self._paint_latents(obj, hole, [seed] * len(obj), self.sampler, estimates)
         calls = np.linspace(0, len(estimates) - 1, min(STRIP, len(estimates))).astype(int)
         columns = {f"call {call + 1}": self.latents.decode(estimates[call]) for call in calls}
         return {"denoising": np.asarray(draw_grid({name: _to_uint8(column) for name, column in columns.items()}))}
@@ -365,7 +398,17 @@ class FusionNet(HoiTask):
         super().evaluate_batch(batch, batch_idx, prefix)
         hole = self.hole_mask(batch["layout"])
         recall = (hole * batch["hand"]).sum(dim=(1, 2, 3)) / batch["hand"].sum(dim=(1, 2, 3)).clamp(min=1)
-        self.log(f"{prefix}/hole_recall", recall.median(), batch_size=len(batch["key"]), sync_dist=True)
+        self.recalls.update(recall)
+
+    def reset_figures(self) -> None:
+        """Forget what was gathered."""
+        super().reset_figures()
+        self.recalls.reset()
+
+    def log_figures(self, prefix: str) -> None:
+        """Log the median recall of the whole split, too."""
+        super().log_figures(prefix)
+        self.log(f"{prefix}/hole_recall", self.recalls.compute().quantile(0.5), sync_dist=True)  # equal on all ranks
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Write where the frozen parts lie so that the checkpoint opens from another working folder, too.
@@ -445,6 +488,13 @@ class FusionNet(HoiTask):
         jitter = torch.rand(centres.shape, generator=generator, device=centres.device) - 0.5
         corner = (centres + 1) / 2 * cells + jitter * self.crop / 2 - self.crop / 2
         return corner.round().long().clamp(0, cells - self.crop)
+
+
+def _put(whole: Tensor, parts: Tensor, rows: list[int], boxes: list[tuple[int, int, int]]) -> None:
+    """Put windows of `rows` (x, y, side) into `whole` (B, C, h, w), in place."""
+    for row, part in zip(rows, parts, strict=True):
+        left, top, side = boxes[row]
+        whole[row, :, top : top + side, left : left + side] = part
 
 
 def _to_uint8(pictures: Tensor) -> list[np.ndarray]:

@@ -1,6 +1,7 @@
 """MaskNet: a diffusion model over the hand layout l = (a, x, y, b1, b2), conditioned on the object picture."""
 
 from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any, Literal
 
@@ -20,7 +21,7 @@ from hoi_lightning.metrics.loss_buckets import LossBuckets
 from hoi_lightning.networks.init_from import InitReport, init_from, init_from_masknet
 from hoi_lightning.networks.layout_denoiser import ImageFeatures, LayoutDenoiser
 from hoi_lightning.networks.unet_encoder import DownBlockType
-from hoi_lightning.tasks.base import Optimizer
+from hoi_lightning.tasks.base import Optimizer, check_ranges, read_config
 from hoi_lightning.tasks.layout_task import LayoutTask
 from hoi_lightning.weights import shipped
 
@@ -61,7 +62,7 @@ class MaskNet(LayoutTask):
             no part of a checkpoint.
         sample_steps: network calls of one sample.
         guidance_scale: of classifier-free guidance; 1 = none.
-        metric_draws: layouts per picture in validation and test.
+        metric_draws: layouts per picture in validation and test, ≥ 2.
         learning_rate: see `HoiTask`.
         weight_decay: see `HoiTask`.
         warmup_steps: see `HoiTask`.
@@ -113,6 +114,9 @@ class MaskNet(LayoutTask):
     ) -> None:
         super().__init__(learning_rate, weight_decay, warmup_steps, lr_schedule, seed, optimizer)
         self.save_hyperparameters(ignore=SAMPLING)
+        check_ranges(image_dropout=(image_dropout, 0, 1), num_train_timesteps=(num_train_timesteps, 2, None))
+        check_ranges(noise_draws=(noise_draws, 1, None), metric_draws=(metric_draws, 2, None))
+        check_ranges(mask_scale=(mask_scale, 0, None), lambda_para=(lambda_para, 0, None))
         self.net = LayoutDenoiser(
             channels, layers_per_block, down_block_types, heads_dim, norm_groups, head_layers, stem_stride,
             image_features,
@@ -161,7 +165,7 @@ class MaskNet(LayoutTask):
     def _initialise(self, source: str) -> InitReport:
         for folder in (shipped(source) / "masknet", Path(source)):
             if (folder / "model.safetensors").is_file():
-                return init_from_masknet(self.net, folder)
+                return init_from_masknet(self.net, folder, read_config(folder), dict(self.hparams))
         return init_from(self.net.encoder, source)
 
     def loss(self, batch: dict[str, Any], generator: torch.Generator) -> dict[str, Tensor]:
@@ -241,13 +245,12 @@ class MaskNet(LayoutTask):
             denoise = mix(denoise, self._denoiser(torch.zeros_like(picture), per_picture), scale)
         x_T = noise(torch.empty(len(seeds), 5, device=obj.device))
         fixed, known, keep_mask = None, None, None
-        if guidance is not None and guidance.energies:
-            wish = guidance
-            denoise = guide(denoise, self.schedule, lambda x0: wish.energy(self._destandardise(x0)))
         if guidance is not None and guidance.fixed is not None:
             fixed = guidance.fixed.to(x_T).expand_as(x_T)
             keep_mask = (~fixed.isnan()).to(x_T)
             known = ((fixed - self.layout_mean) / self.layout_std).nan_to_num()
+        if guidance is not None and guidance.energies:
+            denoise = guide(denoise, self.schedule, partial(self._energy, guidance, fixed))
         steps = self.sample_steps if num_steps is None else num_steps
         # without resampling the free numbers hardly learn of the fixed ones
         sampler = sampler or self.sampler or ("ddim" if guidance is None else "repaint")
@@ -256,6 +259,11 @@ class MaskNet(LayoutTask):
         direction = F.normalize(layouts[:, 3:], eps=1e-6)
         layouts = torch.cat([layouts[:, :1].abs().clamp(min=1e-3), layouts[:, 1:3], direction], dim=1)
         return layouts if fixed is None else torch.where(fixed.isnan(), layouts, fixed)
+
+    def _energy(self, guidance: Guidance, fixed: Tensor | None, x0: Tensor) -> Tensor:
+        """Energies (B,) of standardised layouts; what is fixed stays, so that the free numbers alone give way."""
+        layouts = self._destandardise(x0)
+        return guidance.energy(layouts if fixed is None else torch.where(fixed.isnan(), layouts, fixed))
 
     def _slopes(self, mask: Tensor, error: Tensor, output: Tensor) -> tuple[Tensor, Tensor]:
         """|∂L_mask/∂output| and |∂λL_para/∂output| (B,); their ratio is the one with respect to l̂0."""

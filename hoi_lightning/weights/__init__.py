@@ -34,12 +34,14 @@ def find_weights(folder: Path | str) -> Path:
     return root
 
 
-def check_checkpoints(masknet: Path | str, fusionnet: Path | str | None) -> None:
-    """Say which checkpoint is missing, before anything slow starts; another painter has no `fusionnet`.
+def check_checkpoints(masknet: Path | str | None, fusionnet: Path | str | None) -> None:
+    """Say which of the networks named is missing, before anything slow starts.
 
     Raises:
-        InputError: one of the files does not exist.
+        InputError: there is neither such a file nor such a folder.
     """
     for flag, path in (("--masknet", masknet), ("--fusionnet", fusionnet)):
-        if path is not None and not Path(path).is_file():
-            raise InputError(f"{flag} {path}: no such checkpoint; give the last.ckpt that `fit` left")
+        if path is not None and not Path(path).exists():
+            raise InputError(
+                f"{flag} {path}: no such checkpoint; give a last.ckpt that `fit` left, or a folder `export` wrote"
+            )
