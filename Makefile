@@ -132,7 +132,7 @@ $(MINI)/hands-32/card.json: $(MINI)/hands/done
 
 $(MINI)/fusionnet/done: | $(MINI)/hands-32/card.json
 	$(FIT) -c configs/mini/fusionnet.yaml $(MINI_HERE) $(MINI)/ho3pairs --run fusionnet --model.pretrained $(MINI)/hands-32/fusionnet \
-		--model.learning_rate 4e-4 --trainer.max_steps 15700
+		--model.learning_rate 4e-4 --trainer.max_steps 23700
 	touch $@
 
 $(MINI)/masknet/done: | $(MINI)/ho3pairs/manifest.json
