@@ -100,7 +100,7 @@ class HOIPipeline:
     Args:
         masknet: samples layouts.
         fusionnet: paints hands.
-        device: where both live.
+        device: where both live; on a CUDA GPU the painter runs in bfloat16.
     """
 
     def __init__(self, masknet: LayoutSampler, fusionnet: Painter, device: torch.device | str = "cpu") -> None:
@@ -241,7 +241,8 @@ class HOIPipeline:
         seen = {view: self._see(native, view) for view in {place.view for place in places}}
         obj = torch.stack([seen[place.view] for place in places])  # (B, 3, S, S)
         holes = torch.stack([place.small_hole for place in places]).to(self.device)
-        painted = self.fusionnet.sample_holes(obj, holes, seeds)
+        with torch.autocast(self.device.type, torch.bfloat16, enabled=self.device.type == "cuda"):
+            painted = self.fusionnet.sample_holes(obj, holes, seeds)
         return list(((painted.float() + 1) * 127.5).round().clamp(0, 255).byte().permute(0, 2, 3, 1).cpu().numpy())
 
     def _see(self, native: np.ndarray, square: Box) -> Tensor:

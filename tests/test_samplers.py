@@ -62,18 +62,17 @@ def test_higher_orders_need_fewer_steps(sampler: Sampler) -> None:
     assert errors[0] < errors[1] / 2
 
 
-@pytest.mark.parametrize("steps", [1, 48, 61, 103, 112, 201, 944, 1000])
+@pytest.mark.parametrize("steps", [1, 48, 61, 112, 201, 944, 1000])
 @pytest.mark.parametrize("kind", get_args(Multistep))
 def test_a_solver_walks_our_timesteps_and_ends_clean(kind: Multistep, steps: int) -> None:
     """Anew at each time, its step is DDIM's between two of ours; all in a row end at the perfect network's answer."""
     x0, noise = torch.tensor([[2.0, -1.0]]), SampleNoise([0])
     walk, alone = (MultistepStep(kind, COSINE, steps) for _ in range(2))
     x, times = noise(x0), [*COSINE.timesteps(steps).tolist(), -1]
-    for place, (t, previous) in enumerate(pairwise(times)):
-        if place % 10 == 0 or previous < 0:
-            alone.reset()
-            expected = ddim_step(x, x0, COSINE, t, previous, noise)
-            torch.testing.assert_close(alone(x, x0, t, previous), expected, atol=1e-3, rtol=0)
+    for t, previous in pairwise(times):
+        alone.reset()
+        expected = ddim_step(x, x0, COSINE, t, previous, noise)
+        torch.testing.assert_close(alone(x, x0, t, previous), expected, atol=1e-3, rtol=0)
         x = walk(x, x0, t, previous)
     torch.testing.assert_close(x, x0)
 
