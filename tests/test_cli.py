@@ -268,7 +268,7 @@ def test_fusionnet_is_tested_with_the_command_line_s_sampler(
     assert len(list((tmp_path / "p/predictions").glob("*.png"))) == 8
     other = ["--run=o", "--ckpt_path", str(checkpoint), "--model.sampler=paper"]
     assert main(["predict", *words, *other]) == 2
-    assert "num_steps=2000" in capsys.readouterr().err
+    assert "num_steps 2000 (--painter-steps)" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize("verb", ["validate", "test", "predict"])
