@@ -38,7 +38,7 @@ def test_a_pasted_hand_lies_at_the_recorded_layout(shards: Path) -> None:
 
     index = ShardIndex(shards, "test")
     pair = index.sample(0, ("hoi", "obj", "hand"))
-    pasted = _paster(ShardIndex(shards, "train"), 0)(Pair(pair.info, pair.hoi, pair.obj, pair.hand), 1)
+    pasted = _paster(ShardIndex(shards, "train"), 0)([Pair(pair.info, pair.hoi, pair.obj, pair.hand)], [1])[0]
     changed = np.abs(pasted.astype(int) - pair.obj).max(-1) > 15
     proxy, wide = (hole_mask(pair.info.layout.to_tensor(), 64, d)[0].bool().numpy() for d in (0, 0.2))
     a, x, y, _, _ = pair.info.layout.to_tensor().tolist()
@@ -109,3 +109,30 @@ def test_the_bench_leaves_a_table_a_sheet_and_resumes(
     changed = {path.parent.name for path in times if path.read_bytes() != before[path]}
     assert changed == set(rows) - {"object"}
     assert json.loads((out / "painting.json").read_text())["provenance"]["seed"] == 1
+
+
+def test_pictures_painted_together_are_those_painted_alone(
+    shards: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Batches, and bf16 in place of fp32, change at most what rounding does."""
+    from PIL import Image
+
+    from hoi_lightning.diffusion import repaint
+
+    monkeypatch.setitem(repaint.PRESETS, "paper", repaint.RePaintSampler(3, jump_length=1))
+    torch.manual_seed(0)
+    fusionnet = FusionNet(str(save_sd_folder(tmp_path / "sd")), image_size=64)
+    fusionnet.save_pretrained(tmp_path / "model", torch.float32)
+    words = ["bench", "painting", "--fusionnet", str(tmp_path / "model"), "--shards", str(shards), "--steps", "2"]
+    words += ["--paper-pictures", "2", "--pictures", "2"]
+    painted = {}
+    for name, more in {
+        "together": ["2", "--precision", "32"],
+        "alone": ["1"],
+        "bf16": ["2", "--precision", "bf16"],
+    }.items():
+        assert main([*words, "--out", str(tmp_path / name), "--batch-size", *more]) in (0, None)
+        files = sorted((tmp_path / name / "pictures" / "off-2").glob("*.png"))
+        painted[name] = np.stack([np.asarray(Image.open(file)).astype(int) for file in files])
+    assert np.abs(painted["together"] - painted["alone"]).max() <= 2
+    assert 0 < np.abs(painted["together"] - painted["bf16"]).max() <= 16

@@ -18,7 +18,7 @@ from hoi_lightning.errors import InputError
 from hoi_lightning.guidance import Guidance, fix, follow_heat_map, keep_out
 from hoi_lightning.metrics.loss_buckets import LossBuckets
 from hoi_lightning.tasks import MaskNet
-from hoi_lightning.tasks.masknet import SAMPLING, X0_LIMIT
+from hoi_lightning.tasks.masknet import OF_THE_COMMAND, X0_LIMIT
 from tests.test_cli import CONFIGS, QUIET, TINY, weights
 from tests.test_tasks import SMALL, _batch
 
@@ -149,6 +149,27 @@ def test_several_noises_per_picture_are_the_loss_of_pictures_repeated(image_feat
         torch.testing.assert_close(found[name], value)
 
 
+@pytest.mark.slow  # a C++ compiler runs
+def test_compiled_splats_are_the_splats(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Loss and gradients of a training step; outside training nothing is compiled."""
+    torch.manual_seed(0)
+    compiled = MaskNet(**SMALL, image_size=16, noise_draws=2, compile_splat=True)
+    plain = MaskNet(**SMALL, image_size=16, noise_draws=2)
+    plain.load_state_dict(compiled.state_dict())
+    losses = [task.loss(_batch(), torch.Generator().manual_seed(2))["loss"] for task in (compiled, plain)]
+    torch.testing.assert_close(*losses)
+    for loss in losses:
+        loss.backward()
+    for one, other in zip(compiled.parameters(), plain.parameters(), strict=True):
+        torch.testing.assert_close(one.grad, other.grad, rtol=1e-3, atol=1e-4)
+
+    def never(*_: object) -> None:
+        raise AssertionError
+
+    monkeypatch.setattr(compiled, "_compiled_splat", never)
+    compiled.eval().loss(_batch(), torch.Generator().manual_seed(2))
+
+
 def test_buckets_split_the_timesteps_evenly() -> None:
     buckets = LossBuckets(1000, ("loss_mask", "loss_para"))
     t = torch.tensor([0, 249, 250, 999])
@@ -181,7 +202,7 @@ def test_a_new_run_starts_from_a_unet_and_a_resumed_one_does_not_need_it(
     (tmp_path / "unet").rename(tmp_path / "gone")
     assert main([*common, "--trainer.max_steps=2", "--ckpt_path=last"]) == 0
     assert MaskNet.load(tmp_path / "run/checkpoints/last.ckpt").hparams["init_from"] == str(tmp_path / "unet")
-    assert not set(SAMPLING) & set(weights(tmp_path)["hyper_parameters"])
+    assert not set(OF_THE_COMMAND) & set(weights(tmp_path)["hyper_parameters"])
     assert main([*common, "--trainer.max_steps=1", "--run", "other"]) == 2
     assert "no diffusers U-Net there" in capsys.readouterr().err
 

@@ -50,7 +50,7 @@ class Pair:
     hand: np.ndarray
 
 
-Paint = Callable[[Pair, int], np.ndarray]
+Paint = Callable[[Sequence[Pair], Sequence[int]], list[np.ndarray]]
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -63,6 +63,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--pictures", type=whole_number(2), default=256, help="pictures of the split")
     parser.add_argument("--paper-pictures", type=whole_number(2), default=64, help="of them, with the paper's preset")
     parser.add_argument("--steps", type=whole_number(1), nargs="+", default=[10, 50], help="of the samplers")
+    parser.add_argument("--batch-size", type=whole_number(1), default=8, help="pictures painted at once")
+    parser.add_argument(
+        "--precision", choices=["32", "bf16"], default="32", help="of the network; bf16 is faster where the CPU has AMX"
+    )
     parser.add_argument("--seed", type=whole_number(0), default=0, help="of all noise")
     parser.add_argument("--device", default="auto", help="auto, cpu, cuda, cuda:1 or mps")
 
@@ -96,8 +100,9 @@ def run(args: argparse.Namespace) -> None:
         _paint_all(args)
     except torch.OutOfMemoryError:
         raise InputError(
-            f"--device {args.device}: the GPU's memory is exhausted (finished pictures are kept); give --device cpu or "
-            "another GPU, or --fusionnet of a smaller image_size with its --shards"
+            f"--device {args.device}: the GPU's memory is exhausted (finished pictures are kept); lower "
+            f"--batch-size (now {args.batch_size}), give --device cpu or another GPU, or --fusionnet of a smaller "
+            "image_size with its --shards"
         ) from None
 
 
@@ -123,19 +128,37 @@ def _paint_all(args: argparse.Namespace) -> None:
         )
     make_folder(args.out)
     arms = samplers(args.steps)
-    paints: dict[str, Paint] = {"object": lambda pair, _: pair.obj, "pasted": _paster(training, args.seed)}
-    paints |= {name: _painter(fusionnet, sampler) for name, sampler in arms.items()}
+    paints: dict[str, Paint] = {
+        "object": lambda pairs, _: [pair.obj for pair in pairs],
+        "pasted": _paster(training, args.seed),
+    }
+    paints |= {name: _painter(fusionnet, sampler, args.precision) for name, sampler in arms.items()}
     metrics = image_metrics(device)
     jobs = [(name, i) for name in paints for i in chosen[: args.paper_pictures if name == "paper" else len(chosen)]]
-    common = {"seed": args.seed, "manifest": index.manifest_hash, "fusionnet": fusionnet.checkpoint_hash}
-    for name, i in tqdm(jobs, unit="picture", desc="painting"):
-        stem = args.out / "pictures" / name / f"{i:06d}"
-        made_by = common | {"sampler": asdict(arms[name]) if name in arms else name}
-        if name == "pasted":
-            made_by["train_manifest"] = training.manifest_hash
-        if _made_by(stem) != made_by:
-            record = _measure(stem, _pair(index, i), paints[name], fusionnet, metrics, args.seed)
-            write_text(stem.with_suffix(".json"), json.dumps({"made_by": made_by, **record}) + "\n")
+    common = {
+        "seed": args.seed,
+        "precision": args.precision,
+        "manifest": index.manifest_hash,
+        "fusionnet": fusionnet.checkpoint_hash,
+    }
+    with tqdm(total=len(jobs), unit="picture", desc="painting") as bar:
+        for name, paint in paints.items():
+            made_by = common | {"sampler": asdict(arms[name]) if name in arms else name}
+            if name == "pasted":
+                made_by["train_manifest"] = training.manifest_hash
+            own = [i for arm, i in jobs if arm == name]
+            left = [i for i in own if _made_by(_stem(args.out, name, i)) != made_by]
+            bar.update(len(own) - len(left))
+            for start in range(0, len(left), args.batch_size):
+                some = left[start : start + args.batch_size]
+                pairs = [_pair(index, i) for i in some]
+                records = _measure(
+                    [_stem(args.out, name, i) for i in some], pairs, paint, fusionnet, metrics, args.seed
+                )
+                for i, record in zip(some, records, strict=True):
+                    line = json.dumps({"made_by": made_by, **record}) + "\n"
+                    write_text(_stem(args.out, name, i).with_suffix(".json"), line)
+                bar.update(len(some))
     result = {
         "provenance": {
             "num_pictures": len(chosen),
@@ -146,6 +169,7 @@ def _paint_all(args: argparse.Namespace) -> None:
             "manifest_sha256": index.manifest_hash,
             "train_manifest_sha256": training.manifest_hash,
             "lpips": metrics.lpips_name,
+            "precision": args.precision,
         },
         "rows": _rows(args.out, jobs, arms, index, metrics, args.seed),
     }
@@ -153,6 +177,11 @@ def _paint_all(args: argparse.Namespace) -> None:
     write_text(args.out / "painting.md", table(result))
     _draw(args.out, list(paints), chosen, index)
     print(table(result), end="")
+
+
+def _stem(out: Path, name: str, i: int) -> Path:
+    """Of the files of one picture by one sampler."""
+    return out / "pictures" / name / f"{i:06d}"
 
 
 def _made_by(stem: Path) -> dict[str, Any] | None:
@@ -171,14 +200,15 @@ def _pair(index: "ShardIndex", i: int) -> Pair:
     return Pair(sample.info, sample.hoi, sample.obj, sample.hand)
 
 
-def _painter(fusionnet: "FusionNet", sampler: "RePaintSampler") -> Paint:
+def _painter(fusionnet: "FusionNet", sampler: "RePaintSampler", precision: str) -> Paint:
     import torch
 
-    def paint(pair: Pair, seed: int) -> np.ndarray:
-        obj = torch.from_numpy(pair.obj.copy()).permute(2, 0, 1)[None].to(fusionnet.device).float() / 127.5 - 1
-        layout = pair.info.layout.to_tensor()[None].to(fusionnet.device)
-        painted = fusionnet.sample(obj, layout, [seed], sampler)[0]
-        return ((painted + 1) * 127.5).round().clamp(0, 255).byte().permute(1, 2, 0).cpu().numpy()
+    def paint(pairs: Sequence[Pair], seeds: Sequence[int]) -> list[np.ndarray]:
+        obj = torch.from_numpy(np.stack([pair.obj for pair in pairs])).permute(0, 3, 1, 2).to(fusionnet.device)
+        layouts = torch.stack([pair.info.layout.to_tensor() for pair in pairs]).to(fusionnet.device)
+        with torch.autocast(fusionnet.device.type, torch.bfloat16, enabled=precision == "bf16"):
+            painted = fusionnet.sample(obj.float() / 127.5 - 1, layouts, seeds, sampler).float()
+        return list(((painted + 1) * 127.5).round().clamp(0, 255).byte().permute(0, 2, 3, 1).cpu().numpy())
 
     return paint
 
@@ -194,7 +224,7 @@ def _paster(training: "ShardIndex", seed: int) -> Paint:
         r, norm = a * a / 2, (b1 * b1 + b2 * b2) ** 0.5
         return np.array([[r * b1 / norm, -r * b2 / norm, x], [r * b2 / norm, r * b1 / norm, y]])
 
-    def paint(pair: Pair, sample_seed: int) -> np.ndarray:
+    def paste(pair: Pair, sample_seed: int) -> np.ndarray:
         draw = np.random.default_rng([seed, sample_seed])
         other = _pair(training, int(draw.integers(len(training))))
         here, there = frame(pair.info.layout), frame(other.info.layout)
@@ -207,12 +237,18 @@ def _paster(training: "ShardIndex", seed: int) -> Paint:
         inside = moved[..., 3] > 127
         return np.where(inside[..., None], moved[..., :3].round().clip(0, 255).astype(np.uint8), pair.obj)
 
-    return paint
+    return lambda pairs, seeds: [paste(pair, sample_seed) for pair, sample_seed in zip(pairs, seeds, strict=True)]
 
 
 def _measure(
-    stem: Path, pair: Pair, paint: Paint, fusionnet: "FusionNet", metrics: "ImageMetrics", seed: int
-) -> dict[str, float]:
+    stems: Sequence[Path],
+    pairs: Sequence[Pair],
+    paint: Paint,
+    fusionnet: "FusionNet",
+    metrics: "ImageMetrics",
+    seed: int,
+) -> list[dict[str, float]]:
+    """Paint pairs, leave their PNGs, and measure each."""
     from PIL import Image
 
     from hoi_lightning.diffusion.ddpm import sample_seeds
@@ -220,22 +256,28 @@ def _measure(
     from hoi_lightning.metrics.layout import hole_recall
     from hoi_lightning.metrics.seam import border_jump
 
-    (own,) = sample_seeds(seed, [zlib.crc32(pair.info.key.encode())])
+    own = sample_seeds(seed, [zlib.crc32(pair.info.key.encode()) for pair in pairs])
     start = time.process_time()
-    painted = paint(pair, own)
-    seconds = time.process_time() - start
-    hole = fusionnet.hole_mask(pair.info.layout.to_tensor()[None])[0, 0].bool().cpu().numpy()
-    stem.parent.mkdir(parents=True, exist_ok=True)
-    write_png(stem.with_suffix(".png"), Image.fromarray(painted))
-    return {
-        "lpips_hand": metrics.perceptual(*(as_batch([hole_crop(p, pair.hand)]) for p in (painted, pair.hoi))).item(),
-        "lpips": metrics.perceptual(as_batch([painted]), as_batch([pair.hoi])).item(),
-        "jump": border_jump(painted, hole),
-        "jump_recorded": border_jump(pair.hoi, hole),
-        "hole_recall": hole_recall(hole, pair.hand),
-        "outside_max_diff": outside_max_diff(painted, pair.obj, hole),
-        "cpu_seconds": seconds,
-    }
+    pictures = paint(pairs, own)
+    seconds = (time.process_time() - start) / len(pairs)
+    records = []
+    for stem, pair, painted in zip(stems, pairs, pictures, strict=True):
+        hole = fusionnet.hole_mask(pair.info.layout.to_tensor()[None])[0, 0].bool().cpu().numpy()
+        stem.parent.mkdir(parents=True, exist_ok=True)
+        write_png(stem.with_suffix(".png"), Image.fromarray(painted))
+        hand = (as_batch([hole_crop(picture, pair.hand)]) for picture in (painted, pair.hoi))
+        records.append(
+            {
+                "lpips_hand": metrics.perceptual(*hand).item(),
+                "lpips": metrics.perceptual(as_batch([painted]), as_batch([pair.hoi])).item(),
+                "jump": border_jump(painted, hole),
+                "jump_recorded": border_jump(pair.hoi, hole),
+                "hole_recall": hole_recall(hole, pair.hand),
+                "outside_max_diff": outside_max_diff(painted, pair.obj, hole),
+                "cpu_seconds": seconds,
+            }
+        )
+    return records
 
 
 def _rows(
@@ -258,7 +300,7 @@ def _rows(
         records = [_record(out, name, i) for i in chosen]
         metrics.reset()
         for i in chosen:
-            with Image.open(out / "pictures" / name / f"{i:06d}.png") as painted:
+            with Image.open(_stem(out, name, i).with_suffix(".png")) as painted:
                 metrics.update(as_batch([np.asarray(painted)]), as_batch([_pair(index, i).hoi]))
         values = {key: np.array([record[key] for record in records]) for key in records[0] if key != "made_by"}
         rows[name] = {
@@ -277,7 +319,7 @@ def _rows(
 
 
 def _record(out: Path, name: str, i: int) -> dict[str, Any]:
-    return json.loads((out / "pictures" / name / f"{i:06d}.json").read_text())
+    return json.loads(_stem(out, name, i).with_suffix(".json").read_text())
 
 
 def _worse_than(out: Path, name: str, jobs: list[tuple[str, int]], groups: np.ndarray, seed: int) -> dict[str, Any]:
@@ -310,7 +352,8 @@ def table(result: dict[str, Any]) -> str:
     lines = [
         f"{about['num_pictures']} pictures of the {about['split']} split, seed {about['seed']}, commit "
         f"{(about['git_commit'] or 'none')[:7]}, checkpoint {about['fusionnet_sha256'][:12]}, shards "
-        f"{about['manifest_sha256'][:12]}; {about['lpips']} in the hand's square.",
+        f"{about['manifest_sha256'][:12]}, {'fp32' if about['precision'] == '32' else about['precision']}; "
+        f"{about['lpips']} in the hand's square.",
         "",
         f"| sampler | N | network calls | CPU s | {fd_name} | {about['lpips']}, hand | seam | hole recall | outside |",
         "|---|---:|---:|---:|---:|---|---:|---:|---:|",
@@ -344,7 +387,7 @@ def _draw(out: Path, names: list[str], chosen: list[int], index: "ShardIndex") -
     shown = chosen[:DRAWN]
     columns: dict[str, list[np.ndarray]] = {}
     for name in names:
-        files = [out / "pictures" / name / f"{i:06d}.png" for i in shown]
+        files = [_stem(out, name, i).with_suffix(".png") for i in shown]
         if all(file.is_file() for file in files):
             columns[name] = [np.asarray(Image.open(file).convert("RGB")) for file in files]
     columns["recorded"] = [_pair(index, i).hoi for i in shown]
