@@ -137,6 +137,14 @@ def test_an_embedding_of_another_unet_is_named(verb: Verb, folder: Path) -> None
     assert "its prompt embedding is 24 wide, its unet takes 16" in verb(folder)
 
 
+def test_a_vae_of_another_unet_is_named(verb: Verb, folder: Path) -> None:
+    from diffusers import AutoencoderKL
+
+    config = dict(AutoencoderKL.load_config(folder / "fusionnet/vae"))
+    AutoencoderKL.from_config(config | {"latent_channels": 8}).save_pretrained(folder / "fusionnet/vae")
+    assert "its unet paints latents of 4 channels, its vae makes 8" in verb(folder)
+
+
 def test_a_masknet_cut_short_is_named(released: Path, tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
     shutil.copytree(released, tmp_path / "model")
     cut(tmp_path / "model/masknet/model.safetensors")

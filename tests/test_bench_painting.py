@@ -8,6 +8,7 @@ import pytest
 import torch
 
 from hoi_lightning.__main__ import main
+from hoi_lightning.bench import painting
 from hoi_lightning.bench.painting import Pair, _paster, samplers
 from hoi_lightning.data.reader import ShardIndex
 from hoi_lightning.metrics.seam import border_jump
@@ -78,13 +79,14 @@ def test_the_bench_leaves_a_table_a_sheet_and_resumes(
     from hoi_lightning.diffusion import repaint
 
     monkeypatch.setitem(repaint.PRESETS, "paper", repaint.RePaintSampler(3, jump_length=1))
+    monkeypatch.setattr(painting, "MANY_CALLS", 3)
     torch.manual_seed(0)
     fusionnet = FusionNet(str(save_sd_folder(tmp_path / "sd")), image_size=64)
     fusionnet.save_pretrained(tmp_path / "model", torch.float32)
     out = tmp_path / "out"
     words = ["bench", "painting", "--fusionnet", str(tmp_path / "model"), "--shards", str(shards), "--out", str(out)]
     words += ["--train-shards", str(shards)]
-    words += ["--steps", "2", "--paper-pictures", "2"]
+    words += ["--steps", "2", "--slow-pictures", "2"]
     large = write_shards(tmp_path / "large", {"train": 2, "test": 2}, size=128)
     assert main([*words, "--shards", str(large)]) == 2
     assert "pictures of 128 pixels, but this FusionNet paints 64" in capsys.readouterr().err
@@ -120,12 +122,13 @@ def test_pictures_painted_together_are_those_painted_alone(
     from hoi_lightning.diffusion import repaint
 
     monkeypatch.setitem(repaint.PRESETS, "paper", repaint.RePaintSampler(3, jump_length=1))
+    monkeypatch.setattr(painting, "MANY_CALLS", 3)
     torch.manual_seed(0)
     fusionnet = FusionNet(str(save_sd_folder(tmp_path / "sd")), image_size=64)
     fusionnet.save_pretrained(tmp_path / "model", torch.float32)
     words = ["bench", "painting", "--fusionnet", str(tmp_path / "model"), "--shards", str(shards), "--steps", "2"]
-    words += ["--paper-pictures", "2", "--pictures", "2"]
-    painted = {}
+    words += ["--slow-pictures", "2", "--pictures", "2"]
+    pictures = {}
     for name, more in {
         "together": ["2", "--precision", "32"],
         "alone": ["1"],
@@ -133,6 +136,6 @@ def test_pictures_painted_together_are_those_painted_alone(
     }.items():
         assert main([*words, "--out", str(tmp_path / name), "--batch-size", *more]) in (0, None)
         files = sorted((tmp_path / name / "pictures" / "off-2").glob("*.png"))
-        painted[name] = np.stack([np.asarray(Image.open(file)).astype(int) for file in files])
-    assert np.abs(painted["together"] - painted["alone"]).max() <= 2
-    assert 0 < np.abs(painted["together"] - painted["bf16"]).max() <= 16
+        pictures[name] = np.stack([np.asarray(Image.open(file)).astype(int) for file in files])
+    assert np.abs(pictures["together"] - pictures["alone"]).max() <= 2
+    assert 0 < np.abs(pictures["together"] - pictures["bf16"]).max() <= 16

@@ -31,6 +31,7 @@ if TYPE_CHECKING:
 
 REFERENCES = ("object", "pasted")
 DRAWN = 8  # pictures on the sheet
+MANY_CALLS = 200  # of the network, from which a sampler is slow
 
 
 @dataclass(frozen=True)
@@ -61,7 +62,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--split", choices=["val", "test"], default="test", help="part of the shards")
     parser.add_argument("--out", type=Path, required=True, help="folder for the results, made if absent")
     parser.add_argument("--pictures", type=whole_number(2), default=256, help="pictures of the split")
-    parser.add_argument("--paper-pictures", type=whole_number(2), default=64, help="of them, with the paper's preset")
+    parser.add_argument(
+        "--slow-pictures",
+        type=whole_number(2),
+        default=64,
+        help=f"of them, with samplers of more than {MANY_CALLS} network calls, such as the paper's preset",
+    )
     parser.add_argument("--steps", type=whole_number(1), nargs="+", default=[10, 50], help="of the samplers")
     parser.add_argument("--batch-size", type=whole_number(1), default=8, help="pictures painted at once")
     parser.add_argument(
@@ -134,7 +140,8 @@ def _paint_all(args: argparse.Namespace) -> None:
     }
     paints |= {name: _painter(fusionnet, sampler, args.precision) for name, sampler in arms.items()}
     metrics = image_metrics(device)
-    jobs = [(name, i) for name in paints for i in chosen[: args.paper_pictures if name == "paper" else len(chosen)]]
+    slow = {name for name, sampler in arms.items() if sampler.network_calls > MANY_CALLS}
+    jobs = [(name, i) for name in paints for i in chosen[: args.slow_pictures if name in slow else len(chosen)]]
     common = {
         "seed": args.seed,
         "precision": args.precision,

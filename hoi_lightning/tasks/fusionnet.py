@@ -142,6 +142,11 @@ class FusionNet(HoiTask):
         self.schedule, self.prediction_type = load_schedule(pretrained, revision)
         if unet_channels is None:
             self.unet = load_unet(pretrained, revision, widen_conv_in)
+            if self.unet.config.out_channels != self.latents.channels:
+                raise InputError(
+                    f"--model.pretrained {pretrained}: its unet paints latents of {self.unet.config.out_channels} "
+                    f"channels, its vae makes {self.latents.channels}; both must be of one checkpoint"
+                )
         else:
             self.unet = small_unet(unet_channels, self.latents.channels, image_size // self.latents.factor)
         self.unet.to(memory_format=torch.channels_last)
