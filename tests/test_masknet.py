@@ -149,6 +149,22 @@ def test_several_noises_per_picture_are_the_loss_of_pictures_repeated(image_feat
         torch.testing.assert_close(found[name], value)
 
 
+def test_low_noise_weighs_by_its_snr_between_one_and_the_limit() -> None:
+    torch.manual_seed(0)
+    task = MaskNet(**SMALL, image_size=32, max_snr_weight=8.0)
+    batch = {name: _batch()[name][:1] for name in ("obj", "layout")}
+    weights = []
+    for seed in range(12):
+        terms = {name: float(value) for name, value in task.loss(batch, torch.Generator().manual_seed(seed)).items()}
+        t = torch.randint(1000, (1,), generator=torch.Generator().manual_seed(seed))
+        weights.append((terms["loss"] - terms["loss_mask"]) / (task.lambda_para * terms["loss_para"]))
+        assert weights[-1] == pytest.approx(min(max(float(task.schedule.snr(t)), 1), 8), rel=1e-3)
+    assert min(weights) == pytest.approx(1, rel=1e-3)
+    assert max(weights) == pytest.approx(8, rel=1e-3)
+    with pytest.raises(InputError, match=r"--model\.max_snr_weight 8: epsilon weighs low noise"):
+        MaskNet(**SMALL, image_size=32, max_snr_weight=8.0, prediction_type="epsilon")
+
+
 @pytest.mark.slow  # a C++ compiler runs
 def test_compiled_splats_are_the_splats(monkeypatch: pytest.MonkeyPatch) -> None:
     """Loss and gradients of a training step; outside training nothing is compiled."""

@@ -59,6 +59,9 @@ class MaskNet(LayoutTask):
         mask_scale: factor of L_mask; 0 trains on L_para alone.
         mask_weight: weight of L_mask at timestep t: 1, or ᾱ_t, which mutes it where the estimate of l0 is a mere mean.
         lambda_para: λ of eq. 8, L_mask + λ·L_para.
+        max_snr_weight: weight of L_para at timestep t is the signal-to-noise ratio held between 1 and this: above 1 it
+            tells the estimates at low noise, where samples get their precision, apart more sharply. 1 is eq. 6; only
+            `sample` has need of more.
         sampler: of `sample`; None = `ddim`, and `repaint` under guidance. This and what follows up to `metric_draws` is
             no part of a checkpoint.
         sample_steps: network calls of one sample.
@@ -104,6 +107,7 @@ class MaskNet(LayoutTask):
         mask_scale: float = 1.0,
         mask_weight: Literal["constant", "alpha_bar"] = "constant",
         lambda_para: float = 1000.0,
+        max_snr_weight: float = 1.0,
         sampler: Sampler | None = None,
         sample_steps: int = 25,
         guidance_scale: float = 1.0,
@@ -121,6 +125,12 @@ class MaskNet(LayoutTask):
         check_ranges(image_dropout=(image_dropout, 0, 1), num_train_timesteps=(num_train_timesteps, 2, None))
         check_ranges(noise_draws=(noise_draws, 1, None), metric_draws=(metric_draws, 2, None))
         check_ranges(mask_scale=(mask_scale, 0, None), lambda_para=(lambda_para, 0, None))
+        check_ranges(max_snr_weight=(max_snr_weight, 1, None))
+        if max_snr_weight > 1 and prediction_type != "sample":
+            raise InputError(
+                f"--model.max_snr_weight {max_snr_weight:g}: {prediction_type} weighs low noise more by itself; "
+                "leave it at 1"
+            )
         self.net = LayoutDenoiser(
             channels, layers_per_block, down_block_types, heads_dim, norm_groups, head_layers, stem_stride,
             image_features,
@@ -130,7 +140,8 @@ class MaskNet(LayoutTask):
         self.schedule = NoiseSchedule(noise_schedule, num_train_timesteps)
         self.prediction_type, self.image_size, self.image_dropout = prediction_type, image_size, image_dropout
         self.mask_loss, self.mask_scale, self.mask_weight = mask_loss, mask_scale, mask_weight
-        self.lambda_para, self.init_from, self.noise_draws = lambda_para, init_from, noise_draws
+        self.lambda_para, self.max_snr_weight = lambda_para, max_snr_weight
+        self.init_from, self.noise_draws = init_from, noise_draws
         self.sampler, self.sample_steps, self.guidance_scale = sampler, sample_steps, guidance_scale
         self.metric_draws = metric_draws
         self._compiled_splat = torch.compile(splat, dynamic=False) if compile_splat else splat
@@ -195,9 +206,10 @@ class MaskNet(LayoutTask):
         weight = self.schedule.alpha_bar.to(x0)[t] if self.mask_weight == "alpha_bar" else torch.ones_like(x0[:, 0])
         mask = self.mask_scale * weight * distance.sum(dim=(1, 2, 3))
         self.buckets.update(t, mask, para)
+        para_weight = self.schedule.snr(t).clamp(1, self.max_snr_weight)
         if mask.requires_grad and self.logs_step:  # it takes a backward pass through the splats of its own
-            self.slopes.update(t, *self._slopes(mask, error, output))
-        loss = mask.mean() + self.lambda_para * para.mean()  # eq. 8
+            self.slopes.update(t, *self._slopes(mask, para_weight[:, None] * error, output))
+        loss = mask.mean() + self.lambda_para * (para_weight * para).mean()  # eq. 8
         return {"loss": loss, "loss_mask": mask.mean(), "loss_para": para.mean()}
 
     def check_sampler(self) -> None:
