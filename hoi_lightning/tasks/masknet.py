@@ -59,7 +59,7 @@ class MaskNet(LayoutTask):
         mask_scale: factor of L_mask; 0 trains on L_para alone.
         mask_weight: weight of L_mask at timestep t: 1, or ᾱ_t, which mutes it where the estimate of l0 is a mere mean.
         lambda_para: λ of eq. 8, L_mask + λ·L_para.
-        max_snr_weight: L_para at timestep t is weighed by the signal-to-noise ratio held between 1 and this, so that low
+        max_snr_weight: L_para at timestep t is weighed by the signal-to-noise ratio held between 1 and this, so low
             noise, where samples get their precision, counts more. 1 is eq. 6. With `prediction_type: sample` alone, for
             errors of the other types count low noise more by themselves.
         sampler: of `sample`; None = `ddim`, and `repaint` under guidance. This and what follows up to `metric_draws` is
