@@ -26,7 +26,7 @@ SIZE ?= $(if $(filter $(DEMO)/hoi4d,$(HOI4D)),256,512)
 REMOVER ?= opencv
 
 FIT = $(PY) -m hoi_lightning fit
-# Where the processor multiplies bf16 in hardware FusionNet's steps take half the time; elsewhere bf16 is slower than fp32.
+# Where the processor multiplies bf16 in hardware FusionNet's steps are faster in it, elsewhere slower: docs/benchmarks.md.
 BF16 := $(if $(shell grep -om1 -e amx_bf16 -e avx512_bf16 /proc/cpuinfo),--trainer.precision bf16-mixed)
 HERE = --trainer.default_root_dir $(DEMO) --ckpt_path last --data.shards $(DEMO)/ho3pairs
 

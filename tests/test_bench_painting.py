@@ -21,6 +21,20 @@ def shards(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return write_shards(tmp_path_factory.mktemp("shards") / "s", {"train": 4, "test": 3})
 
 
+@pytest.fixture
+def quick(shards: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    """Words of a bench of a random network whose slow sampler is the paper's, of three steps."""
+    from hoi_lightning.diffusion import repaint
+
+    monkeypatch.setitem(repaint.PRESETS, "paper", repaint.RePaintSampler(3, jump_length=1))
+    monkeypatch.setattr(painting, "MANY_CALLS", 3)
+    torch.manual_seed(0)
+    fusionnet = FusionNet(str(save_sd_folder(tmp_path / "sd")), image_size=64)
+    fusionnet.save_pretrained(tmp_path / "model", torch.float32)
+    words = ["bench", "painting", "--fusionnet", str(tmp_path / "model"), "--shards", str(shards), "--steps", "2"]
+    return [*words, "--slow-pictures", "2", "--train-shards", str(shards)]
+
+
 def test_a_seam_adds_what_it_is_high() -> None:
     flat = np.full((32, 32, 3), 100, np.uint8)
     hole = np.zeros((32, 32), bool)
@@ -74,19 +88,10 @@ def test_exhausted_memory_names_settings_of_the_bench(
 
 
 def test_the_bench_leaves_a_table_a_sheet_and_resumes(
-    shards: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    quick: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    from hoi_lightning.diffusion import repaint
-
-    monkeypatch.setitem(repaint.PRESETS, "paper", repaint.RePaintSampler(3, jump_length=1))
-    monkeypatch.setattr(painting, "MANY_CALLS", 3)
-    torch.manual_seed(0)
-    fusionnet = FusionNet(str(save_sd_folder(tmp_path / "sd")), image_size=64)
-    fusionnet.save_pretrained(tmp_path / "model", torch.float32)
     out = tmp_path / "out"
-    words = ["bench", "painting", "--fusionnet", str(tmp_path / "model"), "--shards", str(shards), "--out", str(out)]
-    words += ["--train-shards", str(shards)]
-    words += ["--steps", "2", "--slow-pictures", "2"]
+    words = [*quick, "--out", str(out)]
     large = write_shards(tmp_path / "large", {"train": 2, "test": 2}, size=128)
     assert main([*words, "--shards", str(large)]) == 2
     assert "pictures of 128 pixels, but this FusionNet paints 64" in capsys.readouterr().err
@@ -113,29 +118,18 @@ def test_the_bench_leaves_a_table_a_sheet_and_resumes(
     assert json.loads((out / "painting.json").read_text())["provenance"]["seed"] == 1
 
 
-def test_pictures_painted_together_are_those_painted_alone(
-    shards: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_pictures_painted_together_are_those_painted_alone(quick: list[str], tmp_path: Path) -> None:
     """Batches, and bf16 in place of fp32, change at most what rounding does."""
     from PIL import Image
 
-    from hoi_lightning.diffusion import repaint
-
-    monkeypatch.setitem(repaint.PRESETS, "paper", repaint.RePaintSampler(3, jump_length=1))
-    monkeypatch.setattr(painting, "MANY_CALLS", 3)
-    torch.manual_seed(0)
-    fusionnet = FusionNet(str(save_sd_folder(tmp_path / "sd")), image_size=64)
-    fusionnet.save_pretrained(tmp_path / "model", torch.float32)
-    words = ["bench", "painting", "--fusionnet", str(tmp_path / "model"), "--shards", str(shards), "--steps", "2"]
-    words += ["--slow-pictures", "2", "--pictures", "2"]
     pictures = {}
     for name, more in {
         "together": ["2", "--precision", "32"],
         "alone": ["1"],
         "bf16": ["2", "--precision", "bf16"],
     }.items():
-        assert main([*words, "--out", str(tmp_path / name), "--batch-size", *more]) in (0, None)
+        assert main([*quick, "--pictures", "2", "--out", str(tmp_path / name), "--batch-size", *more]) in (0, None)
         files = sorted((tmp_path / name / "pictures" / "off-2").glob("*.png"))
         pictures[name] = np.stack([np.asarray(Image.open(file)).astype(int) for file in files])
     assert np.abs(pictures["together"] - pictures["alone"]).max() <= 2
-    assert 0 < np.abs(pictures["together"] - pictures["bf16"]).max() <= 16
+    assert 0 < np.abs(pictures["together"] - pictures["bf16"]).max() <= 4
