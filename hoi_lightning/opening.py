@@ -134,6 +134,14 @@ def whole_number(minimum: int) -> Callable[[str], int]:
     return read
 
 
+def named_path(text: str) -> tuple[str, Path]:
+    """Reader of a command line's NAME=PATH."""
+    name, _, path = text.partition("=")
+    if not (name and path):
+        raise argparse.ArgumentTypeError(f"write NAME=PATH, got {text!r}")
+    return name, Path(path)
+
+
 def positive(text: str) -> float:
     """Reader of a command line's numbers above 0."""
     try:

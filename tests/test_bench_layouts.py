@@ -110,8 +110,9 @@ def test_another_masknet_is_compared_picture_by_picture(
     assert others["worse"]["difference"]["low"] > 0
     assert all(row["ms_per_layout"] > 0 for row in others.values())
     assert "| worse |" in capsys.readouterr().out
-    assert main(["bench", "layouts", *words[:2], "--others", "bad.ckpt", *words[5:]]) == 2
-    assert "--others bad.ckpt: write NAME=CKPT" in capsys.readouterr().err
+    with pytest.raises(SystemExit, match="2"):
+        main(["bench", "layouts", *words[:2], "--others", "bad.ckpt", *words[5:]])
+    assert "--others: write NAME=PATH, got 'bad.ckpt'" in capsys.readouterr().err
 
 
 def test_more_draws_than_the_truth_spares_are_refused(

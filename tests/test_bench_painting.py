@@ -9,7 +9,8 @@ import torch
 
 from hoi_lightning.__main__ import main
 from hoi_lightning.bench import painting
-from hoi_lightning.bench.painting import Pair, _paster, samplers
+from hoi_lightning.bench.painting import samplers
+from hoi_lightning.bench.painting_trials import load_pair, paster
 from hoi_lightning.data.reader import ShardIndex
 from hoi_lightning.metrics.seam import border_jump
 from hoi_lightning.tasks import FusionNet
@@ -52,8 +53,8 @@ def test_a_pasted_hand_lies_at_the_recorded_layout(shards: Path) -> None:
     from hoi_lightning.hand_proxy import hole_mask
 
     index = ShardIndex(shards, "test")
-    pair = index.sample(0, ("hoi", "obj", "hand"))
-    pasted = _paster(ShardIndex(shards, "train"), 0)([Pair(pair.info, pair.hoi, pair.obj, pair.hand)], [1])[0]
+    pair = load_pair(index, 0)
+    pasted = paster(ShardIndex(shards, "train"), 0)([pair], [1])[0]
     changed = np.abs(pasted.astype(int) - pair.obj).max(-1) > 15
     proxy, wide = (hole_mask(pair.info.layout.to_tensor(), 64, d)[0].bool().numpy() for d in (0, 0.2))
     a, x, y, _, _ = pair.info.layout.to_tensor().tolist()
@@ -94,7 +95,7 @@ def test_the_bench_leaves_a_table_a_sheet_and_resumes(
     words = [*quick, "--out", str(out)]
     large = write_shards(tmp_path / "large", {"train": 2, "test": 2}, size=128)
     assert main([*words, "--shards", str(large)]) == 2
-    assert "pictures of 128 pixels, but this FusionNet paints 64" in capsys.readouterr().err
+    assert f"pictures of 128 pixels, but {tmp_path / 'model'} paints 64" in capsys.readouterr().err
     assert main(words) in (0, None)
     result = json.loads((out / "painting.json").read_text())
     rows = result["rows"]
@@ -116,6 +117,29 @@ def test_the_bench_leaves_a_table_a_sheet_and_resumes(
     changed = {path.parent.name for path in times if path.read_bytes() != before[path]}
     assert changed == set(rows) - {"object"}
     assert json.loads((out / "painting.json").read_text())["provenance"]["seed"] == 1
+
+
+def test_chosen_samplers_and_another_network(
+    quick: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """The other network is painted with `fast`: the same weights give the same pictures, other weights others."""
+    torch.manual_seed(1)
+    other = FusionNet(str(save_sd_folder(tmp_path / "sd2")), image_size=64)
+    other.save_pretrained(tmp_path / "other", torch.float32)
+    model = quick[quick.index("--fusionnet") + 1]
+    words = [*quick, "--out", str(tmp_path / "out"), "--samplers", "off-2", "fast"]
+    others = ["--others", f"same={model}", f"other={tmp_path / 'other'}"]
+    assert main([*words, *others]) in (0, None)
+    result = json.loads((tmp_path / "out" / "painting.json").read_text())
+    assert list(result["rows"]) == ["object", "pasted", "off-2", "fast", "same", "other"]
+    gaps = {name: result["rows"][name]["worse_than"]["fast"]["difference"] for name in ("same", "other")}
+    assert gaps["same"] == 0 != gaps["other"]
+    assert result["provenance"]["other_sha256"] != result["provenance"]["fusionnet_sha256"]
+    capsys.readouterr()
+    assert main([*words, "--samplers", "off-7"]) == 2
+    assert "--samplers off-7: no row of that name; there are off-2, " in capsys.readouterr().err
+    assert main([*words, "--others", f"fast={model}"]) == 2
+    assert "--others fast=…: the table has a row of that name" in capsys.readouterr().err
 
 
 def test_pictures_painted_together_are_those_painted_alone(quick: list[str], tmp_path: Path) -> None:

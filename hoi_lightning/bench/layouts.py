@@ -16,7 +16,7 @@ import numpy as np
 from hoi_lightning.errors import InputError
 from hoi_lightning.generate import make_folder, write_png, write_text
 from hoi_lightning.metrics.bootstrap import bootstrap_interval
-from hoi_lightning.opening import whole_number
+from hoi_lightning.opening import named_path, whole_number
 from hoi_lightning.provenance import git_commit
 
 if TYPE_CHECKING:
@@ -44,6 +44,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument(
         "--others",
+        type=named_path,
         nargs="+",
         default=[],
         metavar="NAME=CKPT",
@@ -107,7 +108,7 @@ def _sample_all(args: argparse.Namespace) -> int:
         return masknet
 
     masknet = opened(args.masknet)
-    others = {name: opened(Path(path)) for name, path in map(_named, args.others)}
+    others = {name: opened(path) for name, path in args.others}
     make_folder(args.out)
     trials, guidance = measure(masknet, index, truth, chosen, marginal, args)
     rivals = {name: compare(other, trials) for name, other in {"MaskNet": masknet, **others}.items()} if others else {}
@@ -168,13 +169,6 @@ def summarise(trials: Sequence["Trial"], seed: int) -> dict[str, Any]:
 def _figure(values: np.ndarray, groups: np.ndarray, seed: int) -> dict[str, Any]:
     low, high = bootstrap_interval(values, groups, seed)
     return {"value": float(values.mean()), "low": low, "high": high}
-
-
-def _named(word: str) -> tuple[str, str]:
-    name, separator, path = word.partition("=")
-    if not (name and separator and path):
-        raise InputError(f"--others {word}: write NAME=CKPT")
-    return name, path
 
 
 def _others(rivals: dict[str, dict[str, np.ndarray]], trials: Sequence["Trial"], args: argparse.Namespace) -> Any:
