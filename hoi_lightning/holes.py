@@ -3,7 +3,7 @@
 import numpy as np
 import torch
 import torch.nn.functional as F
-from PIL import Image, ImageFilter
+from PIL import Image
 from torch import Tensor
 
 from hoi_lightning.errors import InputError
@@ -50,6 +50,8 @@ def check_holes(painter: str, obj: Tensor, hole: Tensor, multiple: int) -> None:
     check_sides(painter, height, width, multiple)
     if hole.shape != (len(obj), 1, height, width):
         raise InputError(f"holes {tuple(hole.shape)}: pictures {tuple(obj.shape)} want one channel of their size")
+    if hole.dtype == torch.bool:
+        raise InputError("holes: bool; give them as the pictures' type, 1 = to be painted")
     if not ((hole == 0) | (hole == 1)).all():
         raise InputError("holes: values other than 0 and 1; threshold them first")
 
@@ -105,6 +107,32 @@ def to_side(hole: np.ndarray, side: int) -> Tensor:
     return F.adaptive_max_pool2d(torch.from_numpy(hole).float()[None], side)
 
 
+def feather(hole: Tensor, width: float = 0.02) -> Tensor:
+    """Weights of the painted picture: 0 outside the hole, rising to 1 over `width` of the side inside it.
+
+    Where a hole is narrow they rise sooner: over a quarter of its width at most.
+
+    Args:
+        hole: (B, 1, S, S) of {0, 1}; at the picture's border it goes on.
+        width: share of the side.
+    """
+    reach = max(1, round(width * hole.shape[-1]))
+    depth, eroded = hole, hole  # pixels from the outline, up to 2·reach
+    for _ in range(2 * reach - 1):
+        eroded = 1 - _spread(1 - eroded, 1)
+        depth = depth + eroded
+    half_width = _spread(depth, 2 * reach)
+    ramp = (depth / (half_width / 2).clamp(min=1)).clamp(max=1)
+    return ramp * ramp * (3 - 2 * ramp)  # level at both ends: no step for the eye at the outline
+
+
+def _spread(x: Tensor, reach: int) -> Tensor:
+    """Maxima over squares of side 2·reach + 1, one axis after the other: in a large picture they are large."""
+    for kernel in ((2 * reach + 1, 1), (1, 2 * reach + 1)):
+        x = F.max_pool2d(x, kernel, stride=1, padding=(kernel[0] // 2, kernel[1] // 2))
+    return x
+
+
 def paste(picture: np.ndarray, hole: np.ndarray, square: Box, painted: np.ndarray) -> np.ndarray:
     """A picture with what was painted of its square, in the hole; every other byte stays.
 
@@ -117,7 +145,7 @@ def paste(picture: np.ndarray, hole: np.ndarray, square: Box, painted: np.ndarra
     part = slice(square[1], square[3]), slice(square[0], square[2])
     inside, side, size = hole[part], square[2] - square[0], painted.shape[0]
     # At the painter's own size it has blended already; else the two holes differ by up to one of its pixels.
-    weight = inside if side == size else _feather(inside, max(1, round(side / size)))
+    weight = inside if side == size else _feather(inside, side / size + 1)
     known, new = picture[part][inside], resize(painted, side)[inside].astype(np.float32)  # (pixels of the hole, 3)
     result = picture.copy()
     result[part][inside] = (known + weight[inside, None] * (new - known)).round().astype(np.uint8)
@@ -136,9 +164,13 @@ def _box(hole: np.ndarray) -> Box:
     return int(columns[0]), int(rows[0]), int(columns[-1]) + 1, int(rows[-1]) + 1
 
 
-def _feather(inside: np.ndarray, radius: int) -> np.ndarray:
-    """Weight of the painted picture: 0 outside the hole, rising to 1 over `radius` pixels inside it, float32."""
-    # A blurred half-plane is 1/2 at its edge, so 2·blur - 1 starts at 0 there. Beyond the picture's border it goes on.
-    padded = Image.fromarray(np.pad(inside, radius, mode="edge").astype(np.uint8) * 255)
-    blurred = np.asarray(padded.filter(ImageFilter.BoxBlur(radius)), dtype=np.float32)[radius:-radius, radius:-radius]
-    return inside * (2 * blurred / 255 - 1).clip(0, 1)
+def _feather(inside: np.ndarray, reach: float) -> np.ndarray:
+    """`feather` of a hole, bool (S, S), over `reach` pixels; of a large picture only the hole's part is worked on."""
+    weight = np.zeros(inside.shape, np.float32)
+    if not inside.any():
+        return weight
+    x0, y0, x1, y1 = _box(inside)
+    near = slice(max(0, y0 - 1), y1 + 1), slice(max(0, x0 - 1), x1 + 1)  # with the outline
+    hole = torch.from_numpy(inside[near]).float()[None, None]
+    weight[near] = feather(hole, reach / hole.shape[-1])[0, 0].numpy()
+    return weight

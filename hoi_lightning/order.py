@@ -134,14 +134,20 @@ def read_hole(path: Path, name: str, image: "Image.Image") -> "np.ndarray":
         image: that picture.
 
     Raises:
-        InputError: it cannot be read, is grey or coloured, empty or full, or has another size.
+        InputError: it cannot be read, is grey, coloured or transparent, empty or full, or has another size.
     """
     import numpy as np
+    from PIL import Image
 
     from hoi_lightning.holes import check_hole
     from hoi_lightning.pipeline import load_picture
 
     pixels = np.asarray(load_picture(path))
+    with Image.open(path) as file:
+        if file.has_transparency_data and np.asarray(file.convert("RGBA"))[..., 3].min() < 255:
+            raise InputError(
+                f"--hole {path}: is transparent in places; save it without, white where to paint and black elsewhere"
+            )
     odd = pixels[((pixels != 0) & (pixels != 255)).any(axis=2) | (pixels != pixels[..., :1]).any(axis=2)]
     if len(odd):
         raise InputError(

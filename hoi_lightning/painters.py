@@ -15,8 +15,7 @@ from torch import Tensor
 
 from hoi_lightning.errors import InputError
 from hoi_lightning.hand_proxy import HOLE_DILATION
-from hoi_lightning.holes import check_holes, check_sides
-from hoi_lightning.networks.latent_windows import feather
+from hoi_lightning.holes import check_holes, check_sides, feather
 
 PROMPT = "a photo of a human hand holding the object"
 STEPS = 30
@@ -57,6 +56,10 @@ class DiffusersPainter:
         takes = inspect.signature(pipe.__call__).parameters
         if not takes.keys() >= _ASKED or "control_image" in takes or not hasattr(pipe, "image_processor"):
             raise InputError(f"--painter: a {self.name} does not paint holes by a prompt alone; {_REMEDY}")
+        if num_inference_steps < 1:
+            raise InputError(f"num_inference_steps {num_inference_steps} (--painter-steps): give 1 or more")
+        if image_size is not None and image_size < 1:
+            raise InputError(f"image_size {image_size} (--painter-size): give 1 or more")
         self.pipe, self.prompt, self.hole_dilation = pipe, prompt, hole_dilation
         self.image_size = _own_size(pipe) if image_size is None else image_size
         self.checkpoint_hash = checkpoint_hash
@@ -205,7 +208,8 @@ def _open(painter: Path | str, index: Path, dtype: torch.dtype) -> Any:
         lacking = [
             name
             for name, part in parts.items()
-            if name.startswith(("text_encoder", "tokenizer")) and part == [None, None]
+            if name.startswith(("text_encoder", "tokenizer"))
+            and (part == [None, None] or (is_folder and not Path(painter, name).is_dir()))
         ]
         if lacking:
             raise ValueError(f"it has no {' and no '.join(sorted(lacking))}")

@@ -83,6 +83,61 @@ def test_a_damaged_part_is_named(verb: Verb, folder: Path, harm: Callable[[Path]
     assert ("fetch it again" if verb.verb == "fit" else "export it again") in line  # type: ignore[attr-defined]
 
 
+def rewrite(path: Path, **entries: object) -> None:
+    path.write_text(json.dumps(json.loads(path.read_text()) | entries))
+
+
+@pytest.mark.parametrize(
+    ("entries", "reason"),
+    [
+        ({"trained_betas": [0.1] * 1000}, "trained_betas"),
+        ({"prediction_type": "flow"}, "prediction_type 'flow'"),
+        ({"beta_schedule": "exp"}, "exp is not implemented"),
+        ({"prediction_type": "epsilon", "rescale_betas_zero_snr": True}, "rescale_betas_zero_snr with prediction_type"),
+    ],
+)
+def test_a_schedule_that_cannot_be_followed_is_named(
+    verb: Verb, folder: Path, entries: dict[str, object], reason: str
+) -> None:
+    rewrite(folder / "fusionnet/scheduler/scheduler_config.json", **entries)
+    assert reason in verb(folder)
+
+
+@pytest.mark.parametrize("text", ["[]", '{"_class_name": "UNet2DConditionModel"}'])
+def test_an_autoencoder_that_is_none_is_named(verb: Verb, folder: Path, text: str) -> None:
+    (folder / "fusionnet/vae/config.json").write_text(text)
+    assert "its vae" in verb(folder)
+
+
+@pytest.mark.parametrize("entries", [{"sampler": "best"}, {"object_context": "half"}])
+def test_a_released_word_that_is_no_choice_is_named(
+    folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture, entries: dict[str, object]
+) -> None:
+    rewrite(folder / "fusionnet/config.json", **entries)
+    picture().save(tmp_path / "cup.png")
+    places = ["--images", str(tmp_path / "cup.png"), "--out", str(tmp_path / "out")]
+    assert main(["generate", *places, "--weights", str(folder), "--device", "cpu"]) == 2
+    (name, value), line = next(iter(entries.items())), capsys.readouterr().err
+    assert f"fusionnet: holds no FusionNet (--model.{name} {value!r}: give one of" in line
+    (folder / "fusionnet/config.json").write_text("[]")
+    assert main(["generate", *places, "--weights", str(folder), "--device", "cpu"]) == 2
+    assert "config.json: cannot be read (no JSON object)" in capsys.readouterr().err
+
+
+def test_a_released_folder_s_hash_is_of_all_that_decides_its_pictures(folder: Path) -> None:
+    before = FusionNet.from_pretrained(folder / "fusionnet").checkpoint_hash
+    assert FusionNet.from_pretrained(folder / "fusionnet").checkpoint_hash == before
+    rewrite(folder / "fusionnet/config.json", sampler="balanced")
+    assert FusionNet.from_pretrained(folder / "fusionnet").checkpoint_hash != before
+
+
+def test_a_path_and_a_released_folder_have_their_own_remedies(released: Path, tmp_path: Path) -> None:
+    with pytest.raises(InputError, match=r"--model.pretrained /.*/gone: no such folder; give one that diffusers saved"):
+        FusionNet(str(tmp_path / "gone"), image_size=64)
+    with pytest.raises(InputError, match=r"is a released folder; its painter is .*/model/fusionnet$"):
+        FusionNet(str(released), image_size=64)
+
+
 def test_a_folder_that_is_no_diffusers_model_is_named(verb: Verb, folder: Path) -> None:
     shutil.rmtree(folder / "fusionnet")
     (folder / "fusionnet").mkdir()
@@ -173,6 +228,18 @@ def test_a_text_encoder_cut_short_is_named(
     cut(fusionnet / "text_encoder/model.safetensors")
     assert fit(shards, tmp_path, *QUIET, "--model.pretrained", str(fusionnet), config="fusionnet") == 2
     assert f"--model.pretrained {fusionnet}: its text_encoder does not open" in capsys.readouterr().err
+
+
+def test_a_tokenizer_that_was_not_fetched_is_named(
+    folder: Path, shards: Path, tmp_path: Path, capsys: pytest.CaptureFixture
+) -> None:
+    from tests.tiny_pipelines import sd
+
+    fusionnet = folder / "fusionnet"
+    sd().text_encoder.save_pretrained(fusionnet / "text_encoder")
+    (fusionnet / "prompt_embeds.safetensors").unlink()
+    assert fit(shards, tmp_path, *QUIET, "--model.pretrained", str(fusionnet), config="fusionnet") == 2
+    assert f"--model.pretrained {fusionnet}: its tokenizer does not open" in capsys.readouterr().err
 
 
 def test_a_text_encoder_that_was_not_fetched_is_named(

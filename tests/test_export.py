@@ -16,7 +16,7 @@ from hoi_lightning.__main__ import main
 from hoi_lightning.diffusion.repaint import RePaintSampler
 from hoi_lightning.errors import InputError
 from hoi_lightning.export import _text_encoder_folder, diffusers_recipe
-from hoi_lightning.networks.latent_windows import feather
+from hoi_lightning.holes import feather
 from hoi_lightning.pipeline import HOIPipeline
 from hoi_lightning.tasks import FusionNet, InpaintBase, MaskNet
 from hoi_lightning.tasks.base import HoiTask

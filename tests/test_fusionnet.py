@@ -1,5 +1,6 @@
 """FusionNet's holes, windows, weights and guidance; InpaintBase."""
 
+import json
 import shutil
 import sys
 from pathlib import Path
@@ -10,6 +11,7 @@ import numpy as np
 import pytest
 import torch
 from lightning.pytorch import Trainer
+from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from hoi_lightning.diffusion.repaint import RePaintSampler
@@ -223,6 +225,58 @@ def test_lora_trains_and_keeps_adapters_only(folder: str, tmp_path: Path) -> Non
     assert released.hole_mask(data["layout"]).shape == (1, 1, SIZE, SIZE)
 
 
+@pytest.mark.parametrize(
+    ("part", "lora_rank"), [("unet", 4), ("vae", 4), ("vae", None), ("scheduler", None), ("unet", None)]
+)
+def test_a_checkpoint_on_other_frozen_parts_is_refused(
+    folder: str, tmp_path: Path, part: str, lora_rank: int | None
+) -> None:
+    """What is trained itself may differ: the checkpoint holds it."""
+    shutil.copytree(folder, tmp_path / "sd")
+    trainer = Trainer(accelerator="cpu", logger=False, default_root_dir=tmp_path)
+    fusionnet = FusionNet(str(tmp_path / "sd"), image_size=SIZE, lora_rank=lora_rank)
+    trainer.strategy.connect(fusionnet)
+    fusionnet.trainer = trainer
+    trainer.save_checkpoint(tmp_path / "last.ckpt")
+    FusionNet.load(tmp_path / "last.ckpt")
+    if part == "scheduler":
+        config = tmp_path / "sd/scheduler/scheduler_config.json"
+        config.write_text(json.dumps(json.loads(config.read_text()) | {"beta_end": 0.03}))
+    else:
+        weights = tmp_path / "sd" / part / "diffusion_pytorch_model.safetensors"
+        save_file({name: value + 1e-3 for name, value in load_file(weights).items()}, weights)
+    if part == "unet" and lora_rank is None:
+        FusionNet.load(tmp_path / "last.ckpt")
+        return
+    with pytest.raises(InputError, match=rf"sd: its {part} is not the one that the checkpoint was fitted on; "):
+        FusionNet.load(tmp_path / "last.ckpt")
+
+
+def test_shares_of_holes_add_up_to_one_at_most(folder: str) -> None:
+    with pytest.raises(InputError, match=r"--model.hand_hole 0.8 and --model.full_hole 0.3: .*at most 1"):
+        FusionNet(folder, image_size=SIZE, hand_hole=0.8, full_hole=0.3)
+
+
+@pytest.mark.parametrize("channels", [(), (15, 32)])
+def test_widths_of_a_small_unet_are_checked(folder: str, channels: tuple[int, ...]) -> None:
+    with pytest.raises(InputError, match=r"--model.unet_channels \[.*: give one or more multiples of 8"):
+        FusionNet(folder, image_size=SIZE, unet_channels=channels)
+
+
+def test_a_small_unet_takes_the_prompt_of_its_folder(folder: str, tmp_path: Path) -> None:
+    shutil.copytree(folder, tmp_path / "sd")
+    save_file({"prompt_embeds": torch.ones(1, 3, 24)}, tmp_path / "sd/prompt_embeds.safetensors")
+    for where, width in ((tmp_path / "sd", 24), (folder, 32)):
+        fusionnet = FusionNet(str(where), image_size=SIZE, unet_channels=(8, 16))
+        assert fusionnet.unet.config.cross_attention_dim == fusionnet.prompt_embeds.shape[-1] == width
+
+
+def test_a_picture_has_one_seed(folder: str) -> None:
+    fusionnet, data = FusionNet(folder, image_size=SIZE).eval(), batch(2)
+    with pytest.raises(InputError, match="seeds: 1 for 2 pictures"):
+        fusionnet.sample(data["obj"], data["layout"], [1])
+
+
 @pytest.mark.parametrize("other", [{"unet_channels": (8, 16)}, {"widen_conv_in": True}])
 def test_adapters_on_a_network_that_is_itself_new_are_refused(folder: str, other: dict[str, Any]) -> None:
     """Their checkpoint would hold the adapters without the random weights they belong to."""
@@ -235,7 +289,7 @@ def test_adapters_on_a_network_that_is_itself_new_are_refused(folder: str, other
     [
         ("hand_hole", 3), ("full_hole", -0.1), ("context_dropout", -1), ("outside_weight", -1), ("hole_dilation", -3),
         ("timestep_power", -1), ("min_snr_gamma", -2), ("crop", 0), ("learning_rate", -1), ("weight_decay", -1),
-        ("lora_rank", 0),
+        ("lora_rank", 0), ("min_snr_gamma", 0),
     ],
 )  # fmt: skip
 def test_settings_out_of_range_are_one_line(folder: str, name: str, value: float) -> None:

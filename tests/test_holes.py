@@ -59,6 +59,13 @@ def hole_of(width: int, height: int, box: tuple[int, int, int, int]) -> np.ndarr
 HOLES = [(30, 20, 60, 50), (0, 0, 13, 9), (140, 60, 160, 120), (2, 50, 115, 60)]
 
 
+@pytest.mark.parametrize("width", [1, 2, 4, 9])
+def test_a_stroke_thinner_than_the_painter_s_pixel_is_painted(pipeline: HOIPipeline, width: int) -> None:
+    image, hole = picture(400, 400), hole_of(400, 400, (100, 50, 100 + width, 350))
+    result = np.asarray(pipeline(image, num_images=1, hole=hole).images[0])
+    assert (result[hole] != np.asarray(image)[hole]).any(axis=1).mean() > 0.9
+
+
 @pytest.mark.parametrize("zoom", [False, True])
 @pytest.mark.parametrize("box", HOLES)
 def test_a_hole_is_painted_and_nothing_else(
@@ -281,6 +288,7 @@ def test_generate_zooms_and_keeps_what_is_finished(generate: Callable[..., Inver
         (["--hole", "{tmp}/other.png"], r"--hole .*other.png: 90x120, but cup.png is 120x90; give a hole of the same"),
         (["--hole", "{tmp}/grey.png"], r"--hole .*grey.png: 600 pixels are neither black nor white.*128.*threshold"),
         (["--hole", "{tmp}/red.png"], r"--hole .*red.png: .*neither black nor white, such as RGB \(255, 0, 0\)"),
+        (["--hole", "{tmp}/glass.png"], r"--hole .*glass.png: is transparent in places; save it without"),
         (["--hole", "{tmp}/words.png"], r"words.png: not a picture"),
         (["--hole", "{tmp}/absent.png"], r"absent.png: no such file"),
         (["--hole", "{tmp}/hole.png", "--box", "0", "0", "10", "10"], "hole.png: reaches .*leave out --box"),
@@ -299,6 +307,7 @@ def test_generate_refuses_what_is_no_hole_before_it_paints(
     save(hole_of(120, 90, (1, 1, 119, 5)), tmp_path / "wide.png")
     Image.fromarray(hole.astype(np.uint8) * 128).save(tmp_path / "grey.png")
     Image.fromarray(hole[..., None] * np.array([255, 0, 0], np.uint8)).save(tmp_path / "red.png")
+    Image.fromarray(hole.astype(np.uint8)[..., None] * np.array([0, 0, 0, 255], np.uint8)).save(tmp_path / "glass.png")
     (tmp_path / "words.png").write_text("words")
     with pytest.raises(InputError, match=reason) as caught:
         generate(*words)

@@ -13,7 +13,7 @@ from PIL import Image
 from hoi_lightning import generate as verb
 from hoi_lightning.errors import InputError
 from hoi_lightning.hand_proxy import Layout, hole_mask
-from hoi_lightning.networks.latent_windows import feather
+from hoi_lightning.holes import feather
 from hoi_lightning.painters import PROMPT, DiffusersPainter, find_index, folder_hash
 from hoi_lightning.pipeline import HOIPipeline
 from tests.test_pipeline import FakeMaskNet, picture

@@ -1,5 +1,6 @@
 """Laws of RePaint's resampling schedule and composition."""
 
+import math
 from collections import Counter
 from itertools import pairwise
 from typing import Any
@@ -78,6 +79,18 @@ def test_without_resampling_the_walk_goes_straight_down() -> None:
 def test_numbers_below_one_are_refused(bad: dict[str, int]) -> None:
     with pytest.raises(InputError, match=next(iter(bad))):
         resample_times(**{"num_steps": 5, **bad})
+
+
+@pytest.mark.parametrize(
+    "bad",
+    [
+        {"composition": "repain"}, {"scheduler": "euler"}, {"eta": 2}, {"eta": -1}, {"start_resampling": -3},
+        {"guidance_scale": math.nan}, {"guidance_scale": -1},
+    ],
+)  # fmt: skip
+def test_settings_of_a_sampler_that_say_nothing_are_refused(bad: dict[str, Any]) -> None:
+    with pytest.raises(InputError, match=rf"^{next(iter(bad))} .*: give "):
+        RePaintSampler(10, **bad)
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])

@@ -9,9 +9,9 @@ from hoi_lightning.diffusion.repaint import PRESETS, RePaintSampler
 from hoi_lightning.errors import InputError
 from hoi_lightning.guidance import Guidance, fix
 from hoi_lightning.hand_proxy import Layout, hole_mask
+from hoi_lightning.holes import feather
 from hoi_lightning.networks.autoencoder import load_vae
 from hoi_lightning.networks.inpaint_unet import load_schedule, load_unet
-from hoi_lightning.networks.latent_windows import feather
 from hoi_lightning.tasks import Autoencoder, FusionNet, MaskNet
 from tests.tiny import sample
 

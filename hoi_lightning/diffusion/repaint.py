@@ -4,10 +4,11 @@ Eq. 9 as printed noises the known part to the level of x_t, although it is merge
 the level of x_{t-1}, and at the end the known part is clean. Eq. 11's m is `keep_mask`.
 """
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import pairwise
-from typing import Literal
+from typing import Literal, get_args, get_type_hints
 
 from torch import Tensor
 
@@ -40,6 +41,23 @@ class RePaintSampler:
     eta: float = 1.0
     guidance_scale: float = 1.0
     scheduler: Literal["ddim", "dpm-solver++", "unipc"] = "ddim"
+
+    def __post_init__(self) -> None:
+        """Refuse settings that say nothing.
+
+        Raises:
+            InputError: naming the first that does not.
+        """
+        for name in ("composition", "scheduler"):
+            choices = get_args(get_type_hints(RePaintSampler)[name])
+            if getattr(self, name) not in choices:
+                raise InputError(f"{name} {getattr(self, name)!r}: give one of {', '.join(choices)}")
+        if not 0 <= self.eta <= 1:
+            raise InputError(f"eta {self.eta:g}: give 0 (DDIM) to 1 (DDPM)")
+        if not 0 <= self.guidance_scale < math.inf:
+            raise InputError(f"guidance_scale {self.guidance_scale:g}: give 0 or more; 1 is none")
+        if self.start_resampling is not None and self.start_resampling < 0:
+            raise InputError(f"start_resampling {self.start_resampling}: give 0 or more, or None")
 
     @property
     def visits(self) -> int:

@@ -43,11 +43,8 @@ class Latents:
         return self._on(latents.device).decode(code).sample.float().clamp(-1, 1)
 
     def fingerprint(self) -> str:
-        """SHA-256 over the sorted weights, each key followed by its values: what cached latents are filed under."""
-        digest = hashlib.sha256()
-        for key, value in sorted(self.vae.state_dict().items()):
-            digest.update(key.encode() + value.cpu().numpy().tobytes())
-        return digest.hexdigest()
+        """What cached latents are filed under."""
+        return weights_hash(self.vae)
 
     @property
     def _shift(self) -> float:
@@ -55,6 +52,14 @@ class Latents:
 
     def _on(self, device: torch.device) -> Any:
         return self.vae.to(device)
+
+
+def weights_hash(network: torch.nn.Module) -> str:
+    """SHA-256 over the sorted weights, each key followed by its values."""
+    digest = hashlib.sha256()
+    for key, value in sorted(network.state_dict().items()):
+        digest.update(key.encode() + value.cpu().numpy().tobytes())
+    return digest.hexdigest()
 
 
 def load_vae(folder: str, revision: str | None = None) -> Latents:
@@ -72,14 +77,20 @@ def load_vae(folder: str, revision: str | None = None) -> Latents:
     try:
         name = json.loads(config.read_text())["_class_name"] if config.is_file() else "AutoencoderKL"
         vae = getattr(diffusers, name).from_pretrained(folder, subfolder="vae", revision=revision)
-    except (OSError, ValueError, RuntimeError, AttributeError, KeyError, SafetensorError) as error:
+        if not {"latent_channels", "scaling_factor", "block_out_channels"} <= vae.config.keys():
+            raise ValueError(f"a {name} is no autoencoder of pictures")
+    except (OSError, ValueError, RuntimeError, AttributeError, KeyError, TypeError, SafetensorError) as error:
         raise InputError(missing_pretrained(folder, "vae", error)) from None
     return Latents(vae.eval().requires_grad_(False))
 
 
 def missing_pretrained(folder: str, part: str, error: Exception) -> str:
     """One line for a checkpoint part that can be neither opened nor downloaded."""
-    reason = str(error).strip().splitlines()[0][:160] if str(error).strip() else type(error).__name__
+    reason = " ".join(str(error).replace(f"{folder}/", "").split())[:160] or type(error).__name__
+    if Path(folder, "fusionnet").is_dir():
+        return f"--model.pretrained {folder}: is a released folder; its painter is {folder}/fusionnet"
+    if folder.startswith(("/", "./", "../", "~")) and not Path(folder).is_dir():
+        return f"--model.pretrained {folder}: no such folder; give one that diffusers saved, or a hub id OWNER/NAME"
     if Path(folder).is_dir():
         return (
             f"--model.pretrained {folder}: its {part} does not open ({reason}); give a folder that diffusers saved, or "

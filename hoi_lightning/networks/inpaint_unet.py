@@ -4,16 +4,18 @@ import copy
 import json
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 import torch
 from safetensors import SafetensorError
 from torch import Tensor
 
-from hoi_lightning.diffusion.schedule import NoiseSchedule, PredictionType
+from hoi_lightning.diffusion.schedule import NoiseSchedule, PredictionType, ScheduleKind
 from hoi_lightning.errors import InputError
 from hoi_lightning.networks.autoencoder import missing_pretrained
 
+MOST_TOKENS = 10_000
+PROMPT_WIDTH = 32  # of a small U-Net without a text encoder
 _CONDITIONS = ("addition_embed_type", "class_embed_type", "num_class_embeds", "encoder_hid_dim_type")
 
 
@@ -61,10 +63,12 @@ def _widen(unet: Any, channels: int) -> None:
     unet.register_to_config(in_channels=channels)
 
 
-def small_unet(channels: Sequence[int], latent_channels: int, sample_size: int) -> Any:
+def small_unet(channels: Sequence[int], latent_channels: int, sample_size: int, prompt_width: int) -> Any:
     """A `UNet2DConditionModel` of the same interface, randomly initialised, attention on its last level only."""
     from diffusers import UNet2DConditionModel
 
+    if not channels or any(width < 8 or width % 8 for width in channels):
+        raise InputError(f"--model.unet_channels {list(channels)}: give one or more multiples of 8, such as [48, 96]")
     plain = len(channels) - 1
     return UNet2DConditionModel(
         sample_size=sample_size,
@@ -74,7 +78,7 @@ def small_unet(channels: Sequence[int], latent_channels: int, sample_size: int) 
         layers_per_block=1,
         down_block_types=("DownBlock2D",) * plain + ("CrossAttnDownBlock2D",),
         up_block_types=("CrossAttnUpBlock2D",) + ("UpBlock2D",) * plain,
-        cross_attention_dim=32,
+        cross_attention_dim=prompt_width,
         attention_head_dim=8,
         norm_num_groups=8,
     )
@@ -90,7 +94,7 @@ def load_scheduler(folder: str, revision: str | None = None) -> Any:
 
     try:
         return DDIMScheduler.from_pretrained(folder, subfolder="scheduler", revision=revision)
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, NotImplementedError) as error:
         raise InputError(missing_pretrained(folder, "scheduler", error)) from None
 
 
@@ -102,31 +106,41 @@ def load_schedule(folder: str, revision: str | None = None) -> tuple[NoiseSchedu
     """
     config = load_scheduler(folder, revision).config
     kind, prediction = config.get("beta_schedule", "linear"), config.get("prediction_type", "epsilon")
-    if kind not in ("linear", "scaled_linear", "squaredcos_cap_v2"):
-        raise InputError(f"--model.pretrained {folder}: beta_schedule {kind!r} is not implemented")
+    zero_snr = config.get("rescale_betas_zero_snr", False)
+    where = f"--model.pretrained {folder}: its scheduler_config.json asks for"
+    for name, value, known in (("beta_schedule", kind, ScheduleKind), ("prediction_type", prediction, PredictionType)):
+        if value not in get_args(known):
+            raise InputError(f"{where} {name} {value!r}; pass a checkpoint of one of {', '.join(get_args(known))}")
+    if config.get("trained_betas") is not None:
+        raise InputError(f"{where} trained_betas, noise levels of its own; pass a checkpoint with a beta_schedule")
+    if zero_snr and prediction == "epsilon":
+        raise InputError(
+            f"{where} rescale_betas_zero_snr with prediction_type epsilon, which says nothing where no signal is "
+            "left; set the one to false, or pass a checkpoint of v_prediction"
+        )
     schedule = NoiseSchedule(
         kind,
         config.get("num_train_timesteps", 1000),
         config.get("beta_start", 1e-4),
         config.get("beta_end", 0.02),
-        zero_terminal_snr=config.get("rescale_betas_zero_snr", False),
+        zero_terminal_snr=zero_snr,
     )
     return schedule, prediction
 
 
-def prompt_embedding(folder: str, prompt: str, width: int, revision: str | None = None) -> Tensor:
+def prompt_embedding(folder: str, prompt: str, width: int | None, revision: str | None = None) -> Tensor:
     """Embedding (1, tokens, width) of the one constant prompt; the text encoder is dropped again at once.
 
     Read from `<folder>/prompt_embeds.safetensors` when it is there, else computed by the folder's text encoder. A
-    folder that declares neither (small ones trained from scratch) gets one zero token.
+    folder that declares neither (small ones trained from scratch) gets one zero token. A width of None is any.
 
     Raises:
         InputError: one of them is damaged, not to be had, or another U-Net's.
     """
     embedding = _find_embedding(folder, prompt, revision)
     if embedding is None:
-        return torch.zeros(1, 1, width)
-    if embedding.shape[-1] != width:
+        return torch.zeros(1, 1, width or PROMPT_WIDTH)
+    if width is not None and embedding.shape[-1] != width:
         raise InputError(
             f"--model.pretrained {folder}: its prompt embedding is {embedding.shape[-1]} wide, its unet takes {width}; "
             "both must be of one checkpoint"
@@ -153,6 +167,8 @@ def _find_embedding(folder: str, prompt: str, revision: str | None) -> Tensor | 
     except (OSError, ValueError, RuntimeError, SafetensorError) as error:
         raise InputError(missing_pretrained(folder, "text_encoder", error)) from None
     length = tokenizer.model_max_length
+    if length > MOST_TOKENS:  # transformers' tokenizer of a folder without one is empty and endless
+        raise InputError(missing_pretrained(folder, "tokenizer", FileNotFoundError("its files are not there")))
     tokens = tokenizer(prompt, padding="max_length", truncation=True, max_length=length, return_tensors="pt")
     with torch.no_grad():
         return encoder(tokens.input_ids)[0].float()

@@ -217,6 +217,7 @@ class HoiTask(LightningModule):
         try:
             kept = {name for name in arguments if not name.startswith("_")} - set(cls.of_training)
             task = cls(**{name: arguments[name] for name in kept})
+            task.on_load_checkpoint(checkpoint)
             task.load_state_dict(weights, strict=task.strict_loading)
         except (TypeError, RuntimeError) as error:
             one_line = " ".join(str(error).split())
@@ -275,6 +276,17 @@ def check_ranges(**settings: tuple[float, float, float | None]) -> None:
             raise InputError(f"--model.{name} {value:g}: give {wanted}")
 
 
+def check_choices(**settings: tuple[str, Sequence[str]]) -> None:
+    """Refuse words that are no choice, which a released `config.json` may hold: name → (value, choices).
+
+    Raises:
+        InputError: naming the first that is none.
+    """
+    for name, (value, choices) in settings.items():
+        if value not in choices:
+            raise InputError(f"--model.{name} {value!r}: give one of {', '.join(choices)}")
+
+
 def file_hash(path: Path) -> str:
     """SHA-256 of a file."""
     with path.open("rb") as file:
@@ -294,7 +306,10 @@ def read_config(folder: Path) -> dict[str, Any]:
     """
     path = folder / "config.json"
     try:
-        return json.loads(path.read_text(encoding="utf-8"))
+        arguments = json.loads(path.read_text(encoding="utf-8"))
+        if not isinstance(arguments, dict):
+            raise ValueError("no JSON object")
+        return arguments
     except (OSError, ValueError) as error:
         raise InputError(f"{path}: cannot be read ({_first_line(error)}); export the model again") from None
 

@@ -1,5 +1,6 @@
 """FusionNet: a latent inpainting model that paints the hand into the hole a layout leaves (paper, section 1.3)."""
 
+import hashlib
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Literal, Self
@@ -19,9 +20,9 @@ from hoi_lightning.diffusion.steps import sample_steps
 from hoi_lightning.errors import InputError
 from hoi_lightning.grid import draw_grid
 from hoi_lightning.hand_proxy import HOLE_DILATION, hole_mask
-from hoi_lightning.holes import check_holes, check_sides
+from hoi_lightning.holes import check_holes, check_sides, feather
 from hoi_lightning.metrics.loss_buckets import LossBuckets
-from hoi_lightning.networks.autoencoder import load_vae
+from hoi_lightning.networks.autoencoder import load_vae, weights_hash
 from hoi_lightning.networks.inpaint_unet import (
     add_lora,
     load_schedule,
@@ -31,8 +32,16 @@ from hoi_lightning.networks.inpaint_unet import (
     save_inpaint_folder,
     small_unet,
 )
-from hoi_lightning.networks.latent_windows import feather, neighbourhood, windows
-from hoi_lightning.tasks.base import HoiTask, Optimizer, check_ranges, file_hash, read_config, write_config
+from hoi_lightning.networks.latent_windows import neighbourhood, windows
+from hoi_lightning.tasks.base import (
+    HoiTask,
+    Optimizer,
+    check_choices,
+    check_ranges,
+    file_hash,
+    read_config,
+    write_config,
+)
 from hoi_lightning.weights import shipped
 
 STRIP = 8  # pictures of one denoising
@@ -86,6 +95,7 @@ class FusionNet(HoiTask):
     trained_on: tuple[Field, ...] = ("hoi", "obj")
     prompt_embeds: Tensor
     unet: Any
+    frozen: dict[str, str]
 
     buckets: LossBuckets
 
@@ -130,8 +140,14 @@ class FusionNet(HoiTask):
                     f"--model.lora_rank {lora_rank}: adapters leave the U-Net as it is, and with --model.{other} it is "
                     "new; leave one of them out"
                 )
+        if hand_hole + full_hole > 1:
+            raise InputError(
+                f"--model.hand_hole {hand_hole:g} and --model.full_hole {full_hole:g}: are shares of the training "
+                "holes; give two whose sum is at most 1"
+            )
+        check_choices(object_context=(object_context, ("full", "masked")), sampler=(sampler, tuple(PRESETS)))
         if min_snr_gamma is not None:
-            check_ranges(min_snr_gamma=(min_snr_gamma, 0, None))
+            check_ranges(min_snr_gamma=(min_snr_gamma, 0.01, None))
         if crop is not None:
             check_ranges(crop=(crop, 1, None))
         if shipped(pretrained).is_dir():
@@ -142,13 +158,17 @@ class FusionNet(HoiTask):
         self.schedule, self.prediction_type = load_schedule(pretrained, revision)
         if unet_channels is None:
             self.unet = load_unet(pretrained, revision, widen_conv_in)
+            prompt = prompt_embedding(pretrained, PROMPT, self.unet.config.cross_attention_dim, revision)
             if self.unet.config.out_channels != self.latents.channels:
                 raise InputError(
                     f"--model.pretrained {pretrained}: its unet paints latents of {self.unet.config.out_channels} "
                     f"channels, its vae makes {self.latents.channels}; both must be of one checkpoint"
                 )
         else:
-            self.unet = small_unet(unet_channels, self.latents.channels, image_size // self.latents.factor)
+            prompt = prompt_embedding(pretrained, PROMPT, None, revision)
+            cells = image_size // self.latents.factor
+            self.unet = small_unet(unet_channels, self.latents.channels, cells, prompt.shape[-1])
+        self.frozen = self._frozen_parts(lora_rank is not None)
         self.unet.to(memory_format=torch.channels_last)
         if lora_rank is not None:
             add_lora(self.unet, lora_rank)
@@ -157,8 +177,7 @@ class FusionNet(HoiTask):
             self.unet.compile()
         if gradient_checkpointing:
             self.unet.enable_gradient_checkpointing()
-        width = self.unet.config.cross_attention_dim
-        self.register_buffer("prompt_embeds", prompt_embedding(pretrained, PROMPT, width, revision))
+        self.register_buffer("prompt_embeds", prompt)
         self.image_size, self.object_context, self.hole_dilation = image_size, object_context, hole_dilation
         self.hand_hole, self.full_hole, self.context_dropout = hand_hole, full_hole, context_dropout
         self.min_snr_gamma, self.outside_weight = min_snr_gamma, outside_weight
@@ -296,6 +315,8 @@ class FusionNet(HoiTask):
         if height != width:
             raise InputError(f"pictures of {width}x{height}: FusionNet paints squares; cut one out of each")
         check_holes("FusionNet", obj, hole, self.latents.factor)
+        if len(seeds) != len(obj):
+            raise InputError(f"seeds: {len(seeds)} for {len(obj)} pictures; give one each")
         sampler = sampler or self.sampler
         self.check_sampler(sampler)
         z0 = self._paint_latents(obj, hole, seeds, sampler)
@@ -335,7 +356,8 @@ class FusionNet(HoiTask):
         if sampler.guidance_scale != 1 and self.context_dropout == 0:
             raise InputError(
                 f"guidance_scale {sampler.guidance_scale:g} (--painter-guidance): this FusionNet was fitted with "
-                "--model.context_dropout 0, so it has no answer without the object picture"
+                "--model.context_dropout 0, so it has no answer without the object picture; leave it at 1, or fit with "
+                "--model.context_dropout 0.1"
             )
         most = len(self.schedule.alpha_bar)
         if not 1 <= sampler.num_steps <= most:
@@ -421,12 +443,26 @@ class FusionNet(HoiTask):
         What comes with the package keeps its name: it is found wherever the package is.
         """
         super().on_save_checkpoint(checkpoint)
+        checkpoint["frozen"] = self.frozen
         if not self.strict_loading:  # the frozen U-Net is the pretrained one
             learnt = {name for name, p in self.named_parameters() if p.requires_grad}
             checkpoint["state_dict"] = {k: v for k, v in checkpoint["state_dict"].items() if k in learnt}
         name = self.hparams["pretrained"]
         if Path(self.pretrained).is_dir() and shipped(name) == Path(name):
             checkpoint["hyper_parameters"]["pretrained"] = str(Path(self.pretrained).resolve())
+
+    def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """Refuse a checkpoint that was fitted on other frozen parts, which it does not hold.
+
+        Raises:
+            InputError: naming the first of them.
+        """
+        for part, digest in checkpoint.get("frozen", {}).items():
+            if self.frozen.get(part, digest) != digest:
+                raise InputError(
+                    f"--model.pretrained {self.pretrained}: its {part} is not the one that the checkpoint was fitted "
+                    "on; give or put back that run's, or begin anew"
+                )
 
     def predict_step(self, batch: dict[str, Any], batch_idx: int) -> dict[str, Any]:
         """One picture per sample, painted at its recorded layout."""
@@ -456,8 +492,15 @@ class FusionNet(HoiTask):
         except (InputError, TypeError) as error:  # the remedies that follow the reason are of `fit`
             reason = str(error).removeprefix(f"--model.pretrained {folder}: ").partition("; ")[0]
             raise InputError(f"{folder}: holds no {cls.__name__} ({reason}); export it again") from None
-        task.checkpoint_hash = file_hash(folder / "unet" / "diffusion_pytorch_model.safetensors")
+        files = sorted(file for file in folder.rglob("*") if file.suffix in (".json", ".safetensors"))
+        task.checkpoint_hash = hashlib.sha256("".join(map(file_hash, files)).encode()).hexdigest()
         return task.eval().requires_grad_(False).to(device)
+
+    def _frozen_parts(self, unet_too: bool) -> dict[str, str]:
+        """SHA-256 of what training leaves as it is and no checkpoint holds."""
+        schedule = self.schedule.alpha_bar.numpy().tobytes() + self.prediction_type.encode()
+        parts = {"vae": self.latents.fingerprint(), "scheduler": hashlib.sha256(schedule).hexdigest()}
+        return parts | ({"unet": weights_hash(self.unet)} if unet_too else {})
 
     def _check_side(self, batch: dict[str, Any]) -> None:
         if "hoi_latents" in batch:

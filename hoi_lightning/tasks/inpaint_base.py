@@ -28,9 +28,8 @@ class InpaintBase(FusionNet):
 
     def loss(self, batch: dict[str, Any], generator: torch.Generator) -> dict[str, Tensor]:
         """FusionNet's, of pictures that have no hand, or while training of random windows of them."""
-        obj = batch["obj"]
-        if self.crop is not None and self.training:  # before they are encoded: that costs as much as the U-Net
-            side = self.crop * self.latents.factor
+        obj, side = batch["obj"], (self.crop or 0) * self.latents.factor
+        if self.training and 0 < side < obj.shape[-1]:  # before they are encoded: that costs as much as the U-Net
             corners = torch.randint(obj.shape[-1] - side + 1, (len(obj), 2), generator=generator, device=obj.device)
             obj = windows(obj, corners, side)
         return super().loss(batch | {"obj": obj, "hoi": obj}, generator)
