@@ -12,6 +12,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from hoi_lightning.errors import InputError
 from hoi_lightning.hand_proxy import splat
 
 LayoutEnergy = Callable[[Tensor], Tensor]
@@ -33,6 +34,25 @@ class Guidance:
     fixed: Tensor | None = None
     energies: tuple[LayoutEnergy, ...] = ()
     strength: float = 10.0
+
+    def __post_init__(self) -> None:
+        """Refuse fixed numbers that no layout has.
+
+        Raises:
+            InputError: naming what is wrong with them.
+        """
+        if not math.isfinite(self.strength):
+            raise InputError(f"strength {self.strength}: give a finite number")
+        if self.fixed is None:
+            return
+        size, direction = self.fixed[..., 0], self.fixed[..., 3:]
+        if bool((size <= 0).any()) or bool(self.fixed.isinf().any()):
+            raise InputError("fixed: numbers must be finite, or NaN for free ones, and a above 0")
+        given = ~direction.isnan()
+        if bool((given[..., 0] != given[..., 1]).any()):
+            raise InputError("fixed: b1 and b2 are one direction; fix both or none, as `fix` does")
+        if bool((direction.norm(dim=-1).nan_to_num(1.0) - 1).abs().max() > 1e-3):
+            raise InputError("fixed: (b1, b2) must have length 1, as `fix` makes it")
 
     def energy(self, layouts: Tensor) -> Tensor:
         """Sum of the energies of layouts (B, 5), (B,)."""

@@ -77,7 +77,7 @@ def read_order(path: Path, args: argparse.Namespace) -> Order:
     """
     from hoi_lightning.hand_proxy import interpolate_layouts
     from hoi_lightning.holes import square_of
-    from hoi_lightning.pipeline import load_picture
+    from hoi_lightning.pipeline import MIN_SIDE, load_picture
     from hoi_lightning.window import centred_square, choose_square, square_about
     from hoi_lightning.wishes import Wishes, read_layout
 
@@ -93,6 +93,8 @@ def read_order(path: Path, args: argparse.Namespace) -> Order:
         if not (0 <= x0 < x1 <= image.width and 0 <= y0 < y1 <= image.height):
             raise InputError(f"--box {x0} {y0} {x1} {y1}: no box in {path.name}, {image.width}x{image.height}")
         window = square_about((x0, y0, x1, y1), *image.size)
+        if (side := window[2] - window[0]) < MIN_SIDE:
+            raise InputError(f"--box {x0} {y0} {x1} {y1}: its square is {side} pixels wide; {MIN_SIDE} at least")
     elif args.centre:
         window = centred_square(*image.size)
     else:
@@ -103,7 +105,7 @@ def read_order(path: Path, args: argparse.Namespace) -> Order:
         raise InputError(
             "--strength: of which wish? give --heat-map, --keep-out, --touch or --key-point, or leave it out"
         )
-    maps = {name: load_picture(file).convert("L") for name in wished[3:6] if (file := getattr(args, name))}
+    maps = {name: _load_opaque(name, file).convert("L") for name in wished[3:6] if (file := getattr(args, name))}
     wishes = Wishes(
         args.fix_position and (args.fix_position[0], args.fix_position[1]), args.fix_size, args.fix_direction,
         points=tuple((x, y) for x, y in args.key_point), strength=args.strength or Wishes.strength, **maps,
@@ -137,17 +139,10 @@ def read_hole(path: Path, name: str, image: "Image.Image") -> "np.ndarray":
         InputError: it cannot be read, is grey, coloured or transparent, empty or full, or has another size.
     """
     import numpy as np
-    from PIL import Image
 
     from hoi_lightning.holes import check_hole
-    from hoi_lightning.pipeline import load_picture
 
-    pixels = np.asarray(load_picture(path))
-    with Image.open(path) as file:
-        if file.has_transparency_data and np.asarray(file.convert("RGBA"))[..., 3].min() < 255:
-            raise InputError(
-                f"--hole {path}: is transparent in places; save it without, white where to paint and black elsewhere"
-            )
+    pixels = np.asarray(_load_opaque("hole", path))
     odd = pixels[((pixels != 0) & (pixels != 255)).any(axis=2) | (pixels != pixels[..., :1]).any(axis=2)]
     if len(odd):
         raise InputError(
@@ -157,3 +152,19 @@ def read_hole(path: Path, name: str, image: "Image.Image") -> "np.ndarray":
     hole = pixels[..., 0] == 255
     check_hole(f"--hole {path}", hole, name, *image.size)
     return hole
+
+
+def _load_opaque(name: str, path: Path) -> "Image.Image":
+    """A map or a hole; where it is transparent nobody can tell what is meant."""
+    import numpy as np
+    from PIL import Image
+
+    from hoi_lightning.pipeline import load_picture
+
+    picture = load_picture(path)
+    with Image.open(path) as file:
+        if file.has_transparency_data and np.asarray(file.convert("RGBA"))[..., 3].min() < 255:
+            raise InputError(
+                f"--{name.replace('_', '-')} {path}: is transparent in places; save it on black, white where it counts"
+            )
+    return picture

@@ -209,8 +209,9 @@ class HOIPipeline:
             places = [self._place(one, native.shape[:2], window, zoom) for one in wanted]
             if layouts is not None and not all(place.hole.any() for place in places):
                 raise InputError(
-                    f"--layout: its hand lies outside the square {list(window)} that the networks see; give another, "
-                    "or the object's --box so that the square holds the place"
+                    f"layout (--layout, --interpolate): its hand lies outside the square {list(window)} that the "
+                    "networks see, or is smaller than a pixel; give another, or the object's --box so that the square "
+                    "holds the place"
                 )
             painted = self._paint(native, places, [streams[k][1] for k in chunk])
             for one, place, picture in zip(wanted, places, painted, strict=True):

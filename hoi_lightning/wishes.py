@@ -1,5 +1,6 @@
 """What a user wants of the hands in a picture, in the picture's own pixels, and what it means for a layout."""
 
+import itertools
 import json
 import math
 from dataclasses import dataclass
@@ -19,6 +20,7 @@ from hoi_lightning.window import Box
 MAP_SIZE = 64  # pixels of the maps that energies see
 _ASPECT = 0.02  # relative difference of aspect ratios that rounding explains
 _FAINT = 0.05  # of a map's brightest value: no hand is wished there
+_LARGEST = 2.0  # a, whose half square is the radius in NDC: that of `fix_size` at most
 _LAYOUT_FIELDS = ("a", "x", "y", "b1", "b2")
 
 
@@ -69,9 +71,12 @@ class Wishes:
             low, high = picture.getextrema()
             if high == 0 or (flag == "--keep-out" and low == 255):
                 raise InputError(f"{flag}: is all {'black' if high == 0 else 'white'}; nothing would be left to choose")
+            if low == high:
+                raise InputError(f"{flag}: is {low} everywhere, which says nothing; darken where no hand should be")
         self._check_contradictions(width, height)
 
     def _check_contradictions(self, width: int, height: int) -> None:
+        self._check_reach(width, height)
         if self.heat_map is not None and self.position is not None:
             here = _at(self.heat_map, self.position, width, height)
             if here < _FAINT * np.asarray(self.heat_map).max():
@@ -88,6 +93,33 @@ class Wishes:
                 wanted = np.asarray(picture.resize(self.keep_out.size, Image.Resampling.NEAREST))
                 if not (wanted[~kept_out] >= _FAINT * wanted.max()).any():
                     raise InputError(f"{flag}: lies in --keep-out, all of it; give one of them")
+
+    def _check_reach(self, width: int, height: int) -> None:
+        """A hand of the fixed size covers the points, and from the fixed position it reaches what it should touch."""
+        if self.size is None:
+            return
+        if self.position is not None:
+            for point in self.points:
+                if math.dist(point, self.position) > self.size:
+                    raise InputError(
+                        f"--key-point {point[0]:g} {point[1]:g}: a hand of --fix-size {self.size:g} at --fix-position "
+                        "does not cover it; leave one of them out"
+                    )
+            if self.touch is not None:
+                rows, columns = np.nonzero(np.asarray(self.touch) > 127)
+                x, y = ((at + 0.5) / of for at, of in ((columns, self.touch.width), (rows, self.touch.height)))
+                away = np.hypot(x * width - self.position[0], y * height - self.position[1])
+                if not (away <= self.size + max(width / self.touch.width, height / self.touch.height)).any():
+                    raise InputError(
+                        f"--touch: a hand of --fix-size {self.size:g} at --fix-position does not reach it; leave one "
+                        "of them out"
+                    )
+        for one, other in itertools.combinations(self.points, 2):
+            if math.dist(one, other) > 2 * self.size:
+                raise InputError(
+                    f"--key-point {other[0]:g} {other[1]:g}: a hand of --fix-size {self.size:g} does not cover it and "
+                    f"{one[0]:g} {one[1]:g}; leave one of them out"
+                )
 
     def guidance(self, size_of_picture: tuple[int, int], window: Box) -> Guidance | None:
         """The same in NDC of a square of the picture (width, height); None where nothing is wished.
@@ -149,12 +181,14 @@ def read_layout(path: Path, window: Box | None = None) -> Layout:
         values.append(float(value))
     if values[0] <= 0 or math.hypot(*values[3:]) == 0:
         raise InputError(f"{path}: a layout has a > 0 and a direction (b1, b2) other than 0")
+    if values[0] > _LARGEST:
+        raise InputError(f"{path}: a = {values[0]:g}, a hand larger than the picture; {_LARGEST:g} at most")
     layout = torch.tensor(values, dtype=torch.float64)
     if window is not None and "window" in record:
         made_in = record["window"]
         numbers = isinstance(made_in, list) and len(made_in) == 4 and all(_is_number(value) for value in made_in)
-        if not numbers or made_in[2] <= made_in[0] or made_in[3] <= made_in[1]:
-            raise InputError(f"{path}: window {made_in!r:.60} is no box [x0, y0, x1, y1]")
+        if not numbers or made_in[2] <= made_in[0] or made_in[3] - made_in[1] != made_in[2] - made_in[0]:
+            raise InputError(f"{path}: window {made_in!r:.60} is no square [x0, y0, x1, y1]")
         layout = rewindowed(layout, made_in, window)
     return Layout.from_tensor(layout)
 

@@ -158,6 +158,16 @@ def test_maps_are_cut_at_the_square() -> None:
         (Wishes(touch=grey(80, 40, (2, 2, 9, 9)), keep_out=grey(40, 20, (0, 0, 9, 9))), "--touch: lies in --keep-out"),
         (Wishes(heat_map=grey(80, 40, (2, 2, 9, 9)), keep_out=grey(40, 20, (0, 0, 9, 9))), "--heat-map: lies in"),
         (Wishes(position=(300, 5), heat_map=grey(40, 20, (0, 0, 9, 9))), "--fix-position contradicts --heat-map"),
+        (Wishes(touch=grey(40, 20, (0, 0, 40, 20))), "--touch: is 255 everywhere"),
+        (
+            Wishes(position=(9, 9), size=10, points=((90, 90),)),
+            "--key-point 90 90: a hand of --fix-size 10 at --fix",
+        ),
+        (
+            Wishes(size=5, points=((10, 10), (90, 90))),
+            "--key-point 90 90: a hand of --fix-size 5 does not cover",
+        ),
+        (Wishes(position=(300, 99), size=9, touch=grey(40, 20, (0, 0, 9, 9))), "--touch: a hand of --fix-size 9 at"),
     ],
 )
 def test_wishes_that_cannot_be_meant_are_one_line(wishes: Wishes, reason: str) -> None:
@@ -172,6 +182,12 @@ def test_a_faint_heat_map_is_as_good_as_a_bright_one() -> None:
     Wishes(position=(5, 5), heat_map=faint).check("cup.png", 400, 200)
     with pytest.raises(InputError, match="--fix-position contradicts --heat-map"):
         Wishes(position=(300, 5), heat_map=faint).check("cup.png", 400, 200)
+
+
+def test_a_hand_that_just_reaches_is_no_contradiction() -> None:
+    at = Wishes(position=(50, 50), size=20, points=((69, 50),), touch=grey(400, 200, (65, 40, 80, 60)))
+    at.check("cup.png", 400, 200)
+    Wishes(size=20, points=((30, 50), (69, 50))).check("cup.png", 400, 200)
 
 
 def test_sensible_wishes_pass() -> None:
@@ -225,9 +241,11 @@ def test_layouts_are_read_from_records_and_moved_into_the_square(tmp_path: Path)
         ('{"a": 1, "x": 0, "y": null, "b1": 1, "b2": 0}', "field y of the layout is None"),
         ('{"a": 1, "x": 0, "y": 0, "b1": 0, "b2": 0}', "direction"),
         (f'{{"a": {10**400}, "x": 0, "y": 0, "b1": 0, "b2": 1}}', "field a of the layout is 1000"),
-        (f'{{"layout": {FIELDS}, "window": null}}', "window None is no box"),
-        (f'{{"layout": {FIELDS}, "window": [0, 0, 0, 0]}}', "no box"),
-        (f'{{"layout": {FIELDS}, "window": [0, 0, NaN, 1]}}', "no box"),
+        (f'{{"layout": {FIELDS}, "window": null}}', "window None is no square"),
+        (f'{{"layout": {FIELDS}, "window": [0, 0, 0, 0]}}', "no square"),
+        (f'{{"layout": {FIELDS}, "window": [0, 0, NaN, 1]}}', "no square"),
+        (f'{{"layout": {FIELDS}, "window": [0, 0, 100, 256]}}', "no square"),
+        ('{"a": 50, "x": 0, "y": 0, "b1": 0, "b2": 1}', "a = 50, a hand larger than the picture; 2 at most"),
         ('{"a": -1, "x": 0, "y": 0, "b1": 0, "b2": 1}', "a > 0"),
     ],
 )

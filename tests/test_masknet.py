@@ -4,6 +4,7 @@ import csv
 import inspect
 import json
 import math
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any, get_args, get_type_hints
 
@@ -11,6 +12,7 @@ import pytest
 import torch
 import yaml
 from diffusers import UNet2DModel
+from lightning.pytorch import Trainer
 
 from hoi_lightning.__main__ import main
 from hoi_lightning.diffusion.ddpm import SampleNoise
@@ -89,6 +91,89 @@ def test_classifier_free_guidance_needs_training_for_it(masknet: MaskNet) -> Non
     torch.testing.assert_close(
         masknet.sample(obj, [0], guidance_scale=1 + 1e-6), masknet.sample(obj, [0]), atol=1e-4, rtol=1e-4
     )
+
+
+@pytest.mark.parametrize(
+    ("fixed", "reason"),
+    [
+        ([-1, math.nan, math.nan, math.nan, math.nan], "a above 0"),
+        ([math.inf, math.nan, math.nan, math.nan, math.nan], "must be finite"),
+        ([math.nan, math.nan, math.nan, 0.5, math.nan], "b1 and b2 are one direction"),
+        ([math.nan, math.nan, math.nan, 3.0, 4.0], "must have length 1"),
+    ],
+)
+def test_numbers_that_no_layout_has_cannot_be_fixed(fixed: list[float], reason: str) -> None:
+    with pytest.raises(InputError, match=f"^fixed: .*{reason}"):
+        Guidance(torch.tensor(fixed))
+    with pytest.raises(InputError, match="strength nan"):
+        Guidance(strength=math.nan)
+
+
+def test_pictures_and_seeds_that_do_not_fit_are_one_line(masknet: MaskNet) -> None:
+    obj = _batch(2)["obj"]
+    for seeds in ([], [1], [1, 2, 3]):
+        with pytest.raises(InputError, match=rf"seeds: {len(seeds)} for 2 pictures; give as many for each"):
+            masknet.sample(obj, seeds)
+    with pytest.raises(InputError, match="MaskNet sees squares"):
+        masknet.sample(obj[..., :20], [1, 2])
+    with pytest.raises(InputError, match="sampler 'plms': give one of ddpm, "):
+        masknet.sample(obj, [1, 2], sampler="plms")  # type: ignore[arg-type]
+
+
+@pytest.fixture
+def checkpoint(masknet: MaskNet, tmp_path: Path) -> Path:
+    trainer = Trainer(accelerator="cpu", logger=False, default_root_dir=tmp_path)
+    trainer.strategy.connect(masknet)
+    masknet.trainer = trainer
+    trainer.save_checkpoint(tmp_path / "last.ckpt")
+    return tmp_path / "last.ckpt"
+
+
+@pytest.mark.parametrize(
+    ("harm", "reason"),
+    [
+        (lambda c: c.pop("hyper_parameters"), "not a checkpoint of this project, or a damaged one"),
+        (lambda c: c.pop("state_dict"), "not a checkpoint of this project, or a damaged one"),
+        (lambda c: c.update(hyper_parameters=[1]), "not a checkpoint of this project, or a damaged one"),
+        (lambda c: c["state_dict"]["layout_mean"].fill_(math.nan), "layout_mean is not finite"),
+        (lambda c: c["hyper_parameters"].update(noise_draws=0), r"other arguments .*\(--model.noise_draws 0: give"),
+        (lambda c: c["hyper_parameters"].update(channels=(8, 24)), "size mismatch for "),
+    ],
+)
+def test_a_checkpoint_of_another_schema_is_named(
+    checkpoint: Path, harm: Callable[[dict[str, Any]], object], reason: str
+) -> None:
+    content = torch.load(checkpoint, weights_only=True)
+    harm(content)
+    torch.save(content, checkpoint)
+    with pytest.raises(InputError, match=rf"^{checkpoint}: .*{reason}"):
+        MaskNet.load(checkpoint)
+
+
+def test_a_released_folder_is_named_with_the_reason(masknet: MaskNet, tmp_path: Path) -> None:
+    masknet.save_pretrained(tmp_path / "m", torch.float32)
+    config = json.loads((tmp_path / "m/config.json").read_text())
+    for change, reason in (
+        ({"image_size": 31}, "--model.image_size 31"),
+        ({"channels": [8, 24]}, "size mismatch for "),
+    ):
+        (tmp_path / "m/config.json").write_text(json.dumps(config | change))
+        with pytest.raises(InputError, match=rf"{tmp_path / 'm'}: holds no MaskNet \({reason}.*; export it again$"):
+            MaskNet.from_pretrained(tmp_path / "m")
+
+
+def test_a_resumed_run_keeps_what_its_weights_mean(shards: Path, tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
+    common = [
+        "fit", "-c", str(CONFIGS / "masknet.yaml"), "-c", str(CONFIGS / "overlays/cpu.yaml"), "--data.shards",
+        str(shards), "--run", "run", "--trainer.default_root_dir", str(tmp_path), *TINY, *QUIET,
+    ]  # fmt: skip
+    assert main([*common, "--trainer.max_steps=1"]) == 0
+    going_on = [*common, "--trainer.max_steps=2", "--ckpt_path=last"]
+    assert main([*going_on, "--model.prediction_type=v_prediction", "--model.max_snr_weight=1"]) == 2
+    assert "--model.prediction_type v_prediction: the checkpoint was fitted with sample" in capsys.readouterr().err
+    assert main([*going_on, "--model.sample_steps=2000"]) == 2
+    assert "sample_steps 2000 (--model.sample_steps, " in capsys.readouterr().err
+    assert main(going_on) == 0
 
 
 def test_dropout_hides_pictures_in_training_only() -> None:
@@ -249,7 +334,7 @@ def test_training_logs_both_terms_by_timestep_and_testing_its_own_names(
     # the command line's sampler counts, not one of the checkpoint's
     words = ["--run", "other", "--ckpt_path", checkpoint, "--model.sampler=ddim", "--model.sample_steps=2000"]
     assert main(["predict", *common, *words]) == 2
-    assert "num_steps=2000" in capsys.readouterr().err
+    assert "sample_steps 2000 (--model.sample_steps" in capsys.readouterr().err
 
 
 def test_an_image_size_that_cells_do_not_fill_is_named() -> None:

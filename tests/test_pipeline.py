@@ -204,7 +204,10 @@ def test_a_bad_file_gets_one_line_with_its_name(tmp_path, content, reason, recwa
 
 def test_a_layout_beside_the_square_is_refused(tmp_path):
     pipeline = HOIPipeline(FakeMaskNet(), FakeFusionNet())
-    with pytest.raises(InputError, match=r"--layout: its hand lies outside the square \[8, 0, 56, 48\].*--box"):
+    with pytest.raises(
+        InputError,
+        match=r"layout \(.*\): its hand lies outside the square \[8, 0, 56, 48\].*--box",
+    ):
         pipeline(picture(), layouts=[Layout(0.5, 4.0, 4.0, 0.6, 0.8)])
 
 
@@ -449,6 +452,8 @@ def test_generate_paints_given_layouts_and_the_way_between_two(generate, tmp_pat
         (["--fix-position", "900", "20"], r"--fix-position 900 20: outside cup.png, which is 64x48"),
         (["--box", "10", "10", "5", "20"], r"--box 10 10 5 20: no box in cup.png, 64x48"),
         (["--box", "10", "10", "50", "200"], "no box in cup.png"),
+        (["--box", "10", "10", "15", "12"], "--box 10 10 15 12: its square is 13 pixels wide; 32 at least"),
+        (["--heat-map", "{tmp}/glass.png"], "--heat-map .*glass.png: is transparent in places"),
         (["--heat-map", "{tmp}/square.png"], "aspect ratio"),
         (["--heat-map", "{tmp}/absent.png"], "absent.png: no such file"),
         (["--keep-out", "{tmp}/words.png"], "not a picture"),
@@ -461,6 +466,7 @@ def test_generate_paints_given_layouts_and_the_way_between_two(generate, tmp_pat
 def test_generate_refuses_contradictions_before_it_paints(generate, tmp_path, words, reason):
     save(picture(), tmp_path / "in" / "cup.png")
     save(Image.new("L", (60, 60), 255), tmp_path / "square.png")
+    Image.new("RGBA", (64, 48), (255, 255, 255, 9)).save(tmp_path / "glass.png")
     (tmp_path / "words.png").write_text("words")
     (tmp_path / "bad.json").write_text('{"a": 1, "x": 0, "y": 0, "b1": 1}')
     with pytest.raises(InputError, match=reason) as caught:

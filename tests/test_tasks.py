@@ -69,12 +69,34 @@ def test_an_energy_sees_the_fixed_numbers_as_they_are(masknet: MaskNet) -> None:
     ("name", "value"),
     [
         ("noise_draws", 0), ("num_train_timesteps", 0), ("image_dropout", 1.5), ("lambda_para", -5), ("mask_scale", -1),
-        ("metric_draws", 1), ("learning_rate", -1), ("warmup_steps", -1),
+        ("metric_draws", 1), ("learning_rate", -1), ("warmup_steps", -1), ("heads_dim", 0), ("stem_stride", 0),
+        ("norm_groups", 0), ("layers_per_block", 0), ("head_layers", 0), ("image_size", -64),
     ],
 )  # fmt: skip
 def test_settings_out_of_range_are_one_line(name: str, value: float) -> None:
     with pytest.raises(InputError, match=rf"^--model.{name} {value}: give .+"):
-        MaskNet(**SMALL, image_size=32, **{name: value})
+        MaskNet(**{**SMALL, "image_size": 32, name: value})
+
+
+@pytest.mark.parametrize(
+    "wrong",
+    [
+        {"noise_schedule": "foo"}, {"prediction_type": "eps"}, {"mask_loss": "l3"}, {"mask_weight": "snr"},
+        {"image_features": "twice"},
+    ],
+)  # fmt: skip
+def test_words_that_are_no_choice_are_one_line(wrong: dict[str, str]) -> None:
+    """`config.json` of a released folder may hold them."""
+    ((name, value),) = wrong.items()
+    with pytest.raises(InputError, match=rf"^--model.{name} '{value}': give one of "):
+        MaskNet(**SMALL, image_size=32, **wrong)
+
+
+def test_a_network_without_levels_or_loss_is_refused() -> None:
+    with pytest.raises(InputError, match=r"--model.channels \[\]: give"):
+        MaskNet(channels=(), down_block_types=(), image_size=32)
+    with pytest.raises(InputError, match=r"--model.mask_scale 0 and --model.lambda_para 0: "):
+        MaskNet(**SMALL, image_size=32, mask_scale=0, lambda_para=0)
 
 
 def test_masknet_samples_are_layouts_and_belong_to_their_seed(masknet: MaskNet) -> None:
@@ -174,7 +196,7 @@ def test_a_four_channel_unet_is_refused(tmp_path: Path) -> None:
 
 
 def test_missing_weights_are_named(tmp_path: Path) -> None:
-    with pytest.raises(InputError, match=r"--model.pretrained .*nowhere.*hf download"):
+    with pytest.raises(InputError, match=r"--model.pretrained .*nowhere: no such folder"):
         FusionNet(str(tmp_path / "nowhere"))
 
 

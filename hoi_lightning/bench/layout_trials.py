@@ -141,7 +141,7 @@ def _fill(trial: Trial, rows: dict[str, Tensor], draws: int, names: list[str]) -
 
 
 def _try_guidance(masknet: MaskNet, trials: Sequence[Trial]) -> dict[str, Any]:
-    """Largest deviations from fixed numbers, and how often wishes come true with and without them."""
+    """Largest deviations from fixed numbers, and how often wishes come true with and without them; by RePaint."""
     fixed = {
         "position": fix(position=(0.15, -0.1)),
         "size": fix(size=0.7),
@@ -155,7 +155,7 @@ def _try_guidance(masknet: MaskNet, trials: Sequence[Trial]) -> dict[str, Any]:
         picture, some = _as_input(trial.clean, masknet), trial.seeds[:GUIDED_DRAWS]
         free = _sample(masknet, picture, some)
         for name, wish in fixed.items():
-            drawn = _sample(masknet, picture, some, guidance=Guidance(fixed=wish))
+            drawn = _sample(masknet, picture, some, sampler="repaint", guidance=Guidance(fixed=wish))
             deviations[name] = max(deviations[name], float((drawn - wish)[:, ~wish.isnan()].abs().max()))
         centre = trial.true[some[0] % len(trial.true), 1:3]
         region = _disc(centre)
@@ -166,7 +166,7 @@ def _try_guidance(masknet: MaskNet, trials: Sequence[Trial]) -> dict[str, Any]:
             "touch": (touch(mask), lambda x, t=trial: torch.tensor([contact_rate(row, t.object_mask) for row in x])),
         }
         for name, (energy, score) in tried.items():
-            guided = _sample(masknet, picture, some, guidance=Guidance(energies=(energy,)))
+            guided = _sample(masknet, picture, some, sampler="repaint", guidance=Guidance(energies=(energy,)))
             wishes[name].append([float(score(layouts).mean()) for layouts in (free, guided)])
     what = {
         "heat_map": f"centres within {REGION} of a true centre",

@@ -6,7 +6,7 @@ one fixed at 2, the other's mean should be 1.8 and is 0.9 with DDIM at any numbe
 it 1.7 at 25 steps.
 """
 
-from typing import Literal
+from typing import Literal, get_args
 
 import torch
 from torch import Tensor
@@ -15,6 +15,7 @@ from hoi_lightning.diffusion.ddpm import Denoiser, Noise, sample_ddim, sample_dd
 from hoi_lightning.diffusion.repaint import sample_repaint
 from hoi_lightning.diffusion.schedule import NoiseSchedule
 from hoi_lightning.diffusion.steps import MultistepStep, sample_steps
+from hoi_lightning.errors import InputError
 
 Sampler = Literal["ddpm", "ddim", "dpm-solver++", "unipc", "repaint"]
 
@@ -45,8 +46,10 @@ def sample(
         keep_mask: broadcastable to x_T, in {0, 1}, 1 = known.
 
     Raises:
-        InputError: `num_steps` is not in 1 … T.
+        InputError: `num_steps` is not in 1 … T, or there is no such sampler.
     """
+    if sampler not in get_args(Sampler):
+        raise InputError(f"sampler {sampler!r}: give one of {', '.join(get_args(Sampler))}")
     timesteps = schedule.timesteps(num_steps)
     if known is None or keep_mask is None:
         known, keep_mask = torch.zeros_like(x_T), torch.zeros_like(x_T)

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from hoi_lightning.errors import InputError
 
 # arguments of a MaskNet that change what its weights mean and none of their shapes
-_MEANING = ("prediction_type", "noise_schedule", "num_train_timesteps", "image_features", "image_size", "heads_dim")
+MEANING = ("prediction_type", "noise_schedule", "num_train_timesteps", "image_features", "image_size", "heads_dim")
 
 
 @dataclass(frozen=True)
@@ -94,7 +94,7 @@ def init_from_masknet(
     values = {name.removeprefix("net."): value.float() for name, value in weights.items() if name.startswith("net.")}
     differs = {
         name: f"{theirs[name]} there, {ours[name]} here"
-        for name in _MEANING
+        for name in MEANING
         if name in theirs and theirs[name] != ours[name]
     }
     return _copy(network, values, str(folder), differs)

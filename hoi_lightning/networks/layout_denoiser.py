@@ -105,6 +105,8 @@ class LayoutDenoiser(nn.Module):
 def _check_widths(
     channels: Sequence[int], down_block_types: Sequence[DownBlockType], heads_dim: int, norm_groups: int
 ) -> None:
+    if not channels:
+        raise InputError("--model.channels []: give the width of each level")
     if len(down_block_types) != len(channels):
         raise InputError(
             f"--model.down_block_types: {len(down_block_types)} for {len(channels)} --model.channels; give one each"

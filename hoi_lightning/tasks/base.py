@@ -4,7 +4,7 @@ import hashlib
 import json
 import pickle
 import zlib
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal, Self
 
@@ -37,12 +37,14 @@ class HoiTask(LightningModule):
     Attributes:
         of_the_command: arguments that, when a checkpoint is tested, are the command line's and not the checkpoint's.
         of_training: arguments that only a fit has a use for; `load` leaves them at their defaults.
+        of_the_weights: arguments that change what weights mean and none of their shapes; a resumed run keeps them.
         buckets: loss terms by timestep, for `loss` to feed; None where there are no timesteps.
         logs_step: whether the metrics of the training step in hand are logged.
     """
 
     of_the_command: tuple[str, ...] = ()
     of_training: tuple[str, ...] = ()
+    of_the_weights: tuple[str, ...] = ()
     checkpoint_hash: str = ""
     buckets: LossBuckets | None
 
@@ -198,6 +200,20 @@ class HoiTask(LightningModule):
             for name in counts:
                 counts[name] -= undone
 
+    def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """Refuse to go on with weights that mean something else.
+
+        Raises:
+            InputError: naming the first argument that says so.
+        """
+        for name in self.of_the_weights:
+            ours, theirs = self.hparams[name], checkpoint["hyper_parameters"].get(name, self.hparams[name])
+            if ours != theirs:
+                raise InputError(
+                    f"--model.{name} {ours}: the checkpoint was fitted with {theirs}, and its weights mean that; give "
+                    "the same, or begin a new --run"
+                )
+
     @classmethod
     def load(cls, path: Path | str, device: str | torch.device = "cpu") -> Self:
         """Open a checkpoint for inference: averaged weights where it has them, eval mode.
@@ -219,11 +235,13 @@ class HoiTask(LightningModule):
             task = cls(**{name: arguments[name] for name in kept})
             task.on_load_checkpoint(checkpoint)
             task.load_state_dict(weights, strict=task.strict_loading)
-        except (TypeError, RuntimeError) as error:
-            one_line = " ".join(str(error).split())
+        except (TypeError, RuntimeError, InputError) as error:
+            if str(error).startswith("--model.pretrained "):
+                raise
             raise InputError(
-                f"{path}: {cls.__name__} has other arguments or weights by now ({one_line:.200}); fit it again"
+                f"{path}: {cls.__name__} has other arguments or weights by now ({_first_line(error)}); fit it again"
             ) from None
+        check_finite(path, weights)
         task.checkpoint_hash = file_hash(Path(path))
         return task.eval().requires_grad_(False).to(device)
 
@@ -251,8 +269,9 @@ class HoiTask(LightningModule):
         try:
             task = cls(**read_config(folder))
             task.load_state_dict(load_file(weights))
-        except (OSError, SafetensorError, RuntimeError, TypeError) as error:
+        except (OSError, SafetensorError, RuntimeError, TypeError, InputError) as error:
             raise InputError(f"{folder}: holds no {cls.__name__} ({_first_line(error)}); export it again") from None
+        check_finite(folder, task.state_dict())
         task.checkpoint_hash = file_hash(weights)
         return task.eval().requires_grad_(False).to(device)
 
@@ -314,8 +333,23 @@ def read_config(folder: Path) -> dict[str, Any]:
         raise InputError(f"{path}: cannot be read ({_first_line(error)}); export the model again") from None
 
 
+def check_finite(path: Path | str, weights: dict[str, Tensor]) -> None:
+    """Refuse weights of a fit that diverged.
+
+    Raises:
+        InputError: naming the first that are not finite.
+    """
+    for name, value in weights.items():
+        if value.is_floating_point() and not value.isfinite().all():
+            raise InputError(f"{path}: {name} is not finite, as after a fit that diverged; give an earlier checkpoint")
+
+
 def _first_line(error: Exception) -> str:
-    return (str(error).strip().splitlines() or [type(error).__name__])[0][:160]
+    lines = str(error).strip().splitlines() or [type(error).__name__]
+    if len(lines) > 1 and lines[0].startswith("Error(s) in loading state_dict"):
+        lines = lines[1:]  # the heading names no key
+    reason = lines[0].strip()
+    return reason.partition("; ")[0] if isinstance(error, InputError) else reason[:200]
 
 
 def _cast(value: Tensor, dtype: torch.dtype) -> Tensor:
@@ -333,6 +367,8 @@ def read_checkpoint(path: Path | str, task: str) -> dict[str, Any]:
     try:
         checkpoint = torch.load(path, map_location="cpu", weights_only=True)
         found = checkpoint["task"]
+        if not all(isinstance(checkpoint[name], Mapping) for name in ("hyper_parameters", "state_dict")):
+            raise TypeError("a part is no mapping")
     except (OSError, RuntimeError, EOFError, KeyError, TypeError, pickle.UnpicklingError):
         raise InputError(f"{path}: not a checkpoint of this project, or a damaged one; fit it again") from None
     if found != task:

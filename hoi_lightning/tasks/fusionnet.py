@@ -37,6 +37,7 @@ from hoi_lightning.tasks.base import (
     HoiTask,
     Optimizer,
     check_choices,
+    check_finite,
     check_ranges,
     file_hash,
     read_config,
@@ -92,6 +93,7 @@ class FusionNet(HoiTask):
 
     of_the_command = ("sampler", "compile_unet", "gradient_checkpointing")
     of_training = ("compile_unet", "gradient_checkpointing")
+    of_the_weights = ("object_context",)
     trained_on: tuple[Field, ...] = ("hoi", "obj")
     prompt_embeds: Tensor
     unet: Any
@@ -457,6 +459,7 @@ class FusionNet(HoiTask):
         Raises:
             InputError: naming the first of them.
         """
+        super().on_load_checkpoint(checkpoint)
         for part, digest in checkpoint.get("frozen", {}).items():
             if self.frozen.get(part, digest) != digest:
                 raise InputError(
@@ -493,6 +496,7 @@ class FusionNet(HoiTask):
             reason = str(error).removeprefix(f"--model.pretrained {folder}: ").partition("; ")[0]
             raise InputError(f"{folder}: holds no {cls.__name__} ({reason}); export it again") from None
         files = sorted(file for file in folder.rglob("*") if file.suffix in (".json", ".safetensors"))
+        check_finite(folder, task.state_dict())
         task.checkpoint_hash = hashlib.sha256("".join(map(file_hash, files)).encode()).hexdigest()
         return task.eval().requires_grad_(False).to(device)
 

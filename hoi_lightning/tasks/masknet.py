@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
 import torch
 import torch.nn.functional as F
@@ -12,16 +12,16 @@ from torch import Tensor
 from hoi_lightning.diffusion.ddpm import Denoiser, SampleNoise
 from hoi_lightning.diffusion.guided import guide, mix
 from hoi_lightning.diffusion.samplers import Sampler, sample
-from hoi_lightning.diffusion.schedule import NoiseSchedule, PredictionType
+from hoi_lightning.diffusion.schedule import NoiseSchedule, PredictionType, ScheduleKind
 from hoi_lightning.errors import InputError
 from hoi_lightning.guidance import Guidance
 from hoi_lightning.hand_proxy import splat
 from hoi_lightning.metrics.layout_stream import LayoutFigures
 from hoi_lightning.metrics.loss_buckets import LossBuckets
-from hoi_lightning.networks.init_from import InitReport, init_from, init_from_masknet
+from hoi_lightning.networks.init_from import MEANING, InitReport, init_from, init_from_masknet
 from hoi_lightning.networks.layout_denoiser import ImageFeatures, LayoutDenoiser
 from hoi_lightning.networks.unet_encoder import DownBlockType
-from hoi_lightning.tasks.base import Optimizer, check_ranges, read_config
+from hoi_lightning.tasks.base import Optimizer, check_choices, check_ranges, read_config
 from hoi_lightning.tasks.layout_task import LayoutTask
 from hoi_lightning.weights import shipped
 
@@ -77,6 +77,8 @@ class MaskNet(LayoutTask):
         seed: see `HoiTask`.
     """
 
+    of_the_weights = MEANING
+
     buckets: LossBuckets
     layout_mean: Tensor
     layout_std: Tensor
@@ -100,7 +102,7 @@ class MaskNet(LayoutTask):
         image_size: int = 64,
         image_dropout: float = 0.0,
         prediction_type: PredictionType = "sample",
-        noise_schedule: Literal["linear", "scaled_linear", "squaredcos_cap_v2"] = "squaredcos_cap_v2",
+        noise_schedule: ScheduleKind = "squaredcos_cap_v2",
         num_train_timesteps: int = 1000,
         noise_draws: int = 1,
         mask_loss: Literal["l2", "l1"] = "l2",
@@ -125,6 +127,17 @@ class MaskNet(LayoutTask):
         check_ranges(image_dropout=(image_dropout, 0, 1), num_train_timesteps=(num_train_timesteps, 2, None))
         check_ranges(noise_draws=(noise_draws, 1, None), metric_draws=(metric_draws, 2, None))
         check_ranges(mask_scale=(mask_scale, 0, None), lambda_para=(lambda_para, 0, None))
+        for name in ("layers_per_block", "heads_dim", "norm_groups", "head_layers", "stem_stride", "image_size"):
+            check_ranges(**{name: (self.hparams[name], 1, None)})
+        check_choices(
+            prediction_type=(prediction_type, get_args(PredictionType)),
+            noise_schedule=(noise_schedule, get_args(ScheduleKind)),
+            image_features=(image_features, get_args(ImageFeatures)),
+            mask_loss=(mask_loss, ("l2", "l1")),
+            mask_weight=(mask_weight, ("constant", "alpha_bar")),
+        )
+        if mask_scale == lambda_para == 0:
+            raise InputError("--model.mask_scale 0 and --model.lambda_para 0: leave nothing to train on; raise one")
         check_ranges(max_snr_weight=(max_snr_weight, 1, None))
         if max_snr_weight > 1 and prediction_type != "sample":
             raise InputError(
@@ -154,8 +167,13 @@ class MaskNet(LayoutTask):
         self._initialised: InitReport | InputError | None = None
 
     def setup(self, stage: str) -> None:
-        """Take the layout statistics of the training shards and pretrained weights; a checkpoint brings its own."""
+        """Take the layout statistics of the training shards and pretrained weights; a checkpoint brings its own.
+
+        Raises:
+            InputError: the sampler of validation and test cannot be followed.
+        """
         super().setup(stage)
+        self.check_sampler()
         if stage == "fit":
             mean, std = self.trainer.datamodule.layout_statistics()  # type: ignore[attr-defined]
             self.layout_mean.copy_(mean)
@@ -216,15 +234,19 @@ class MaskNet(LayoutTask):
         """Refuse settings that this network cannot be sampled with.
 
         Raises:
-            InputError: more steps than the schedule has, or guidance away from an answer that it never learnt.
+            InputError: no steps or more than the schedule has, or guidance away from an answer that it never learnt.
         """
         most = len(self.schedule.alpha_bar)
-        if self.sample_steps > most:
-            raise InputError(f"sample_steps {self.sample_steps} (--layout-steps): this MaskNet has {most} noise levels")
+        if not 1 <= self.sample_steps <= most:
+            raise InputError(
+                f"sample_steps {self.sample_steps} (--model.sample_steps, of `generate` --layout-steps): this MaskNet "
+                f"has {most} noise levels; give 1 to {most}"
+            )
         if self.guidance_scale != 1 and self.image_dropout == 0:
             raise InputError(
-                f"guidance_scale {self.guidance_scale:g} (--layout-guidance): this MaskNet was fitted with "
-                "--model.image_dropout 0, so it has no answer without a picture"
+                f"guidance_scale {self.guidance_scale:g} (--model.guidance_scale, of `generate` --layout-guidance): "
+                "this MaskNet has --model.image_dropout 0, so it has no answer without a picture; leave it at 1, or "
+                "fit with --model.image_dropout 0.1"
             )
 
     @torch.no_grad()
@@ -251,8 +273,13 @@ class MaskNet(LayoutTask):
             Layouts (B·K, 5) with unit b and a > 0.
 
         Raises:
-            InputError: classifier-free guidance of a network that never trained without its picture.
+            InputError: classifier-free guidance of a network that never trained without its picture, pictures that are
+                not square, or seeds that are not as many for each.
         """
+        if obj.shape[-1] != obj.shape[-2]:
+            raise InputError(f"pictures of {obj.shape[-1]}x{obj.shape[-2]}: MaskNet sees squares; cut one out of each")
+        if not seeds or len(seeds) % len(obj):
+            raise InputError(f"seeds: {len(seeds)} for {len(obj)} pictures; give as many for each")
         noise, per_picture = SampleNoise(seeds), len(seeds) // len(obj)
         picture, scale = self._resize(obj), self.guidance_scale if guidance_scale is None else guidance_scale
         denoise = self._denoiser(picture, per_picture)
