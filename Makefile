@@ -135,7 +135,7 @@ $(MINI)/wider/done: | $(MINI)/hands-32/card.json
 
 $(MINI)/fusionnet/done: | $(MINI)/wider-32/card.json
 	$(FIT) -c configs/mini/fusionnet.yaml $(MINI_HERE) $(MINI)/ho3pairs --run fusionnet --model.pretrained $(MINI)/wider-32/fusionnet \
-		--data.batch_size 8 --model.learning_rate 4e-4 --trainer.max_steps 5400 $(BF16)
+		--data.batch_size 8 --model.learning_rate 4e-4 --trainer.max_steps 12000 $(BF16)
 	touch $@
 
 $(MINI)/hands-32/card.json $(MINI)/wider-32/card.json: $(MINI)/%-32/card.json: $(MINI)/%/done
