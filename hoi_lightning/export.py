@@ -171,10 +171,10 @@ def _text_encoder_folder(painter: "FusionNet") -> Path:
         wanted = ["model_index.json", *(f"{name}/*" for name in TEXT_PARTS)]
         with contextlib.suppress(HfHubHTTPError, LocalEntryNotFoundError, OSError, ValueError):
             folder = Path(snapshot_download(painter.pretrained, revision=painter.revision, allow_patterns=wanted))
-    for name in TEXT_PARTS:
-        if not ((folder / name).is_dir() and (folder / "model_index.json").is_file()):
+    for name in (*TEXT_PARTS, "model_index.json"):
+        if not (folder / name).exists():
             raise InputError(
-                f"--text-encoder: {painter.pretrained} has no {name}/ that can be had; fit FusionNet on a diffusers "
+                f"--text-encoder: {painter.pretrained} has no {name} that can be had; fit FusionNet on a diffusers "
                 "checkpoint that has one, or leave the flag out"
             )
     return folder

@@ -324,11 +324,15 @@ def test_the_text_encoder_of_a_hub_id_is_fetched(tmp_path: Path, monkeypatch: py
 
     for name in ("text_encoder", "tokenizer"):
         (tmp_path / "hub" / name).mkdir(parents=True)
+    painter = SimpleNamespace(pretrained="someone/inpainting", revision="main")
     asked = []
     monkeypatch.setattr(
         huggingface_hub, "snapshot_download", lambda name, **more: asked.append((name, more)) or str(tmp_path / "hub")
     )
-    painter = SimpleNamespace(pretrained="someone/inpainting", revision="main")
+    with pytest.raises(InputError, match=r"--text-encoder: .*has no model_index\.json that can be had"):
+        _text_encoder_folder(painter)
+    (tmp_path / "hub" / "model_index.json").write_text("{}")
+    asked.clear()
     assert _text_encoder_folder(painter) == tmp_path / "hub"
     assert asked == [
         ("someone/inpainting",
