@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 DEFAULT = "mini"
 SAMPLING = (
     "layout_sampler", "layout_steps", "layout_guidance", "preset", "painter_scheduler", "painter_steps",
-    "painter_guidance",
+    "painter_guidance", "painter_attention",
 )  # fmt: skip
 
 
@@ -45,6 +45,9 @@ def add_checkpoint_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--painter-steps", type=whole_number(1), metavar="N", help="kept timesteps, not the preset's")
     parser.add_argument(
         "--painter-guidance", type=positive, metavar="W", help="classifier-free scale by the object picture; 1 = none"
+    )
+    parser.add_argument(
+        "--painter-attention", type=not_negative, metavar="S", help="scale of perturbed-attention guidance; 0 = none"
     )
     parser.add_argument("--device", default="auto", help="auto, cpu, cuda, cuda:1 or mps")
 
@@ -153,6 +156,17 @@ def positive(text: str) -> float:
     return value
 
 
+def not_negative(text: str) -> float:
+    """Reader of a command line's numbers of at least 0."""
+    try:
+        value = float(text)
+    except ValueError:
+        value = -1.0
+    if not 0 <= value < float("inf"):
+        raise argparse.ArgumentTypeError(f"must be a number of at least 0, got {text!r}")
+    return value
+
+
 def _set_painting(fusionnet: "Painter", args: argparse.Namespace) -> None:
     from hoi_lightning.diffusion.repaint import PRESETS
     from hoi_lightning.tasks.fusionnet import FusionNet
@@ -160,6 +174,7 @@ def _set_painting(fusionnet: "Painter", args: argparse.Namespace) -> None:
     asked = {
         "num_steps": args.painter_steps,
         "guidance_scale": args.painter_guidance,
+        "attention_guidance": args.painter_attention,
         "scheduler": args.painter_scheduler,
     }
     changes = {name: value for name, value in asked.items() if value is not None}

@@ -17,6 +17,7 @@ from torch import Tensor
 from hoi_lightning.diffusion.repaint import RePaintSampler
 from hoi_lightning.errors import InputError
 from hoi_lightning.hand_proxy import hole_mask
+from hoi_lightning.networks.inpaint_unet import perturbed_attention
 from hoi_lightning.networks.latent_windows import windows
 from hoi_lightning.tasks import FusionNet, InpaintBase
 from hoi_lightning.tasks.inpaint_base import random_strokes
@@ -130,6 +131,44 @@ def test_guidance_leads_away_from_the_blind_answer(folder: str) -> None:
     never_blind = FusionNet(folder, image_size=SIZE).eval()
     with pytest.raises(InputError, match=r"guidance_scale 2 .*painter-guidance.*context_dropout 0"):
         never_blind.sample_holes(data["obj"], holes, [1, 2], RePaintSampler(4, guidance_scale=2))
+
+
+def test_attention_guidance_leads_away_from_the_inattentive_answer(
+    folder: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """One step is linear in the scale; afterwards the network attends as before."""
+    fusionnet, data = FusionNet(folder, image_size=SIZE).eval(), batch(2)
+    hole, context = fusionnet._to_latent(fusionnet.hole_mask(data["layout"])), fusionnet.latents.encode(data["obj"])
+    calls = []
+    predict = fusionnet._predict
+    monkeypatch.setattr(fusionnet, "_predict", lambda *args: calls.append(1) or predict(*args))
+
+    def paint(scale: float) -> Tensor:
+        sampler = RePaintSampler(1, "off", eta=0.0, attention_guidance=scale)
+        calls.clear()
+        z0 = fusionnet._sample_latents(context, context, hole, [1, 2], sampler, None)
+        assert len(calls) == sampler.network_calls
+        return z0
+
+    before = fusionnet.unet.attn_processors
+    plain, once, twice = paint(0.0), paint(1.0), paint(2.0)
+    assert not torch.allclose(plain, once, atol=1e-4)
+    assert torch.allclose(twice - plain, 2 * (once - plain), atol=1e-3)
+    assert fusionnet.unet.attn_processors == before
+    assert torch.equal(paint(0.0), plain)
+
+
+def test_only_the_coarsest_self_attention_is_perturbed(folder: str) -> None:
+    unet = FusionNet(folder, image_size=SIZE).unet
+    own = unet.attn_processors
+    with perturbed_attention(unet):
+        changed = {name for name, processor in unet.attn_processors.items() if processor is not own[name]}
+    assert changed
+    assert all(name.endswith("attn1.processor") for name in changed)
+    downs = [k for k, block in enumerate(unet.down_blocks) if hasattr(block, "attentions")]
+    ups = [k for k, block in enumerate(unet.up_blocks) if hasattr(block, "attentions")]
+    places = {".".join(name.split(".")[:2]) if not name.startswith("mid") else "mid_block" for name in changed}
+    assert places == {f"down_blocks.{downs[-1]}", "mid_block", f"up_blocks.{ups[0]}"}
 
 
 @pytest.mark.parametrize("neighbourhood", [False, True])

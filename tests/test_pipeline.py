@@ -495,5 +495,6 @@ def test_the_painter_s_settings_reach_it_and_the_records(generate, tmp_path):
     assert (asked["preset"], asked["painter_steps"]) == ("paper", 7)
     assert settled("--painter-steps", "3") == replace(PRESETS["fast"], num_steps=3)
     assert settled("--painter-scheduler", "unipc") == replace(PRESETS["fast"], scheduler="unipc")
+    assert settled("--painter-attention", "0") == replace(PRESETS["fast"], attention_guidance=0)
     with pytest.raises(InputError, match=r"guidance_scale 2 .*painter-guidance.*context_dropout 0"):
         settled("--painter-guidance", "2")

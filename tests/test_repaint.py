@@ -85,7 +85,7 @@ def test_numbers_below_one_are_refused(bad: dict[str, int]) -> None:
     "bad",
     [
         {"composition": "repain"}, {"scheduler": "euler"}, {"eta": 2}, {"eta": -1}, {"start_resampling": -3},
-        {"guidance_scale": math.nan}, {"guidance_scale": -1},
+        {"attention_guidance": -1}, {"guidance_scale": math.nan}, {"guidance_scale": -1},
     ],
 )  # fmt: skip
 def test_settings_of_a_sampler_that_say_nothing_are_refused(bad: dict[str, Any]) -> None:

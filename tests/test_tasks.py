@@ -220,4 +220,4 @@ def test_autoencoder_exports_what_fusionnet_opens(tmp_path: Path) -> None:
 
 def test_presets_cost_what_they_say() -> None:
     calls = {name: preset.network_calls for name, preset in PRESETS.items()}
-    assert calls == {"paper": 2410, "balanced": 95, "fast": 10}
+    assert calls == {"paper": 2410, "balanced": 95, "fast": 20}

@@ -31,6 +31,8 @@ class RePaintSampler:
         eta: 0 = deterministic steps (DDIM), 1 = ancestral ones (DDPM, eq. 10).
         scheduler: what the steps between jumps are: DDIM's (with `eta`), or diffusers' multistep solvers.
         guidance_scale: classifier-free guidance by the object picture, 1 = none; twice the network calls.
+        attention_guidance: perturbed-attention guidance (Ahn et al. 2403.17377), 0 = none: away from what the network
+            paints where its coarsest self-attention is switched off; as many network calls more.
     """
 
     num_steps: int
@@ -40,6 +42,7 @@ class RePaintSampler:
     start_resampling: int | None = None
     eta: float = 1.0
     guidance_scale: float = 1.0
+    attention_guidance: float = 0.0
     scheduler: Literal["ddim", "dpm-solver++", "unipc"] = "ddim"
 
     def __post_init__(self) -> None:
@@ -56,6 +59,8 @@ class RePaintSampler:
             raise InputError(f"eta {self.eta:g}: give 0 (DDIM) to 1 (DDPM)")
         if not 0 <= self.guidance_scale < math.inf:
             raise InputError(f"guidance_scale {self.guidance_scale:g}: give 0 or more; 1 is none")
+        if not 0 <= self.attention_guidance < math.inf:
+            raise InputError(f"attention_guidance {self.attention_guidance:g}: give 0 (none) or more")
         if self.start_resampling is not None and self.start_resampling < 0:
             raise InputError(f"start_resampling {self.start_resampling}: give 0 or more, or None")
 
@@ -72,15 +77,16 @@ class RePaintSampler:
 
     @property
     def network_calls(self) -> int:
-        """Of one sample, without guidance."""
-        return num_network_calls(resample_times(self.num_steps, self.jump_length, self.visits, self.start_resampling))
+        """Of one sample."""
+        times = resample_times(self.num_steps, self.jump_length, self.visits, self.start_resampling)
+        return num_network_calls(times) * (1 + (self.guidance_scale != 1) + (self.attention_guidance != 0))
 
 
 Preset = Literal["paper", "balanced", "fast"]
 PRESETS: dict[Preset, RePaintSampler] = {
     "paper": RePaintSampler(250, jump_length=10, jump_n_sample=10),  # 2410 network calls
     "balanced": RePaintSampler(50),  # 95
-    "fast": RePaintSampler(10, "replace", eta=0.0),  # 10
+    "fast": RePaintSampler(10, "replace", eta=0.0, attention_guidance=1.0),  # 20
 }
 
 

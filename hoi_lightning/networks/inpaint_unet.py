@@ -1,8 +1,9 @@
 """FusionNet's network: a nine-channel Stable Diffusion inpainting U-Net, from a diffusers folder or built small."""
 
+import contextlib
 import copy
 import json
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any, get_args
 
@@ -183,6 +184,40 @@ def _declares_text_encoder(folder: str) -> bool:
     except (OSError, ValueError):
         return False
     return bool(isinstance(index, dict) and any(index.get("text_encoder") or ()))
+
+
+class _OwnValue:
+    """Attention in which every place attends to itself alone."""
+
+    def __call__(self, attn: Any, hidden_states: Tensor, *_: Any, **__: Any) -> Tensor:
+        return attn.to_out[1](attn.to_out[0](attn.to_v(hidden_states)))
+
+
+_OWN_VALUE = _OwnValue()  # one for all, or a compiled U-Net would be compiled at every switch
+
+
+@contextlib.contextmanager
+def perturbed_attention(unet: Any) -> Iterator[None]:
+    """Self-attention replaced by the identity (Ahn et al. 2403.17377) in the coarsest blocks that have any.
+
+    These are the middle block, the last of the down blocks with attention and the first such up block.
+    """
+    own = unet.attn_processors
+    downs, ups = (
+        [block for block in blocks if hasattr(block, "attentions")] for blocks in (unet.down_blocks, unet.up_blocks)
+    )
+    coarse = {id(module) for block in (*downs[-1:], unet.mid_block, *ups[:1]) for module in block.modules()}
+    switched = {
+        name: _OWN_VALUE
+        if name.endswith("attn1.processor") and id(unet.get_submodule(name.removesuffix(".processor"))) in coarse
+        else processor
+        for name, processor in own.items()
+    }
+    unet.set_attn_processor(switched)
+    try:
+        yield
+    finally:
+        unet.set_attn_processor(own)
 
 
 def add_lora(unet: Any, rank: int) -> None:

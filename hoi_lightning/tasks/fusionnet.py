@@ -28,6 +28,7 @@ from hoi_lightning.networks.inpaint_unet import (
     load_schedule,
     load_scheduler,
     load_unet,
+    perturbed_attention,
     prompt_embedding,
     save_inpaint_folder,
     small_unet,
@@ -378,10 +379,14 @@ class FusionNet(HoiTask):
         noise = SampleNoise(seeds)
 
         def denoise(x_t: Tensor, t: Tensor) -> Tensor:
-            output = self._predict(x_t, t, hole_z, context)
+            plain = output = self._predict(x_t, t, hole_z, context)
             if sampler.guidance_scale != 1:
                 blind = self._predict(x_t, t, hole_z, torch.zeros_like(context))
-                output = blind + sampler.guidance_scale * (output - blind)
+                output = output + (sampler.guidance_scale - 1) * (plain - blind)
+            if sampler.attention_guidance != 0:
+                with perturbed_attention(self.unet):
+                    inattentive = self._predict(x_t, t, hole_z, context)
+                output = output + sampler.attention_guidance * (plain - inattentive)
             z0 = self.schedule.to_x0(output, x_t, t, self.prediction_type)
             if estimates is not None:  # hundreds of calls' would fill the memory
                 estimates.append(torch.lerp(known, z0, hole_z))
