@@ -132,7 +132,7 @@ def test_a_released_folder_s_hash_is_of_all_that_decides_its_pictures(folder: Pa
 
 
 def test_a_path_and_a_released_folder_have_their_own_remedies(released: Path, tmp_path: Path) -> None:
-    with pytest.raises(InputError, match=r"--model.pretrained /.*/gone: no such folder; give one that diffusers saved"):
+    with pytest.raises(InputError, match=r"--model.pretrained /.*/gone: no such folder; give a hub id, or "):
         FusionNet(str(tmp_path / "gone"), image_size=64)
     with pytest.raises(InputError, match=r"is a released folder; its painter is .*/model/fusionnet$"):
         FusionNet(str(released), image_size=64)

@@ -90,7 +90,10 @@ def missing_pretrained(folder: str, part: str, error: Exception) -> str:
     if Path(folder, "fusionnet").is_dir():
         return f"--model.pretrained {folder}: is a released folder; its painter is {folder}/fusionnet"
     if folder.startswith(("/", "./", "../", "~")) and not Path(folder).is_dir():
-        return f"--model.pretrained {folder}: no such folder; give one that diffusers saved, or a hub id OWNER/NAME"
+        return (
+            f"--model.pretrained {folder}: no such folder; give a hub id, or a folder that diffusers saved or "
+            "`hf download OWNER/NAME --local-dir DIR` made"
+        )
     if Path(folder).is_dir():
         return (
             f"--model.pretrained {folder}: its {part} does not open ({reason}); give a folder that diffusers saved, or "

@@ -364,15 +364,16 @@ def read_checkpoint(path: Path | str, task: str) -> dict[str, Any]:
     """
     if not Path(path).is_file():
         raise InputError(f"{path}: no such checkpoint; `fit` leaves one in <run>/checkpoints/last.ckpt")
+    damaged = f"{path}: not a checkpoint of this project, or a damaged one; fit it again"
     try:
         checkpoint = torch.load(path, map_location="cpu", weights_only=True)
         found = checkpoint["task"]
-        if not all(isinstance(checkpoint[name], Mapping) for name in ("hyper_parameters", "state_dict")):
-            raise TypeError("a part is no mapping")
     except (OSError, RuntimeError, EOFError, KeyError, TypeError, pickle.UnpicklingError):
-        raise InputError(f"{path}: not a checkpoint of this project, or a damaged one; fit it again") from None
+        raise InputError(damaged) from None
     if found != task:
         raise InputError(f"{path}: this is a {found} checkpoint, a {task} checkpoint is wanted")
+    if not all(isinstance(checkpoint.get(name), Mapping) for name in ("hyper_parameters", "state_dict")):
+        raise InputError(damaged)
     return checkpoint
 
 
