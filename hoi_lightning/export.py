@@ -48,7 +48,7 @@ single pixels. This FusionNet learnt with {sight} and with every cell that the h
 {recipe}```
 
 That paints what FusionNet paints of this seed over the whole picture with `RePaintSampler({steps}, "off", eta=0.0)`,
-but for the soft edge; RePaint's composition is hoi_lightning's alone."""
+but for the soft edge; RePaint's composition and attention guidance are hoi_lightning's alone."""
 RECIPE = """import numpy as np
 import torch
 import torch.nn.functional as F

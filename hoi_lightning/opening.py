@@ -145,26 +145,23 @@ def named_path(text: str) -> tuple[str, Path]:
     return name, Path(path)
 
 
-def positive(text: str) -> float:
-    """Reader of a command line's numbers above 0."""
-    try:
-        value = float(text)
-    except ValueError:
-        value = 0.0
-    if not 0 < value < float("inf"):
-        raise argparse.ArgumentTypeError(f"must be a number above 0, got {text!r}")
-    return value
+def _real_number(wanted: str, allows: Callable[[float], bool]) -> Callable[[str], float]:
+    def read(text: str) -> float:
+        try:
+            value = float(text)
+        except ValueError:
+            value = float("nan")
+        if not (allows(value) and value < float("inf")):
+            raise argparse.ArgumentTypeError(f"must be a number {wanted}, got {text!r}")
+        return value
+
+    return read
 
 
-def not_negative(text: str) -> float:
-    """Reader of a command line's numbers of at least 0."""
-    try:
-        value = float(text)
-    except ValueError:
-        value = -1.0
-    if not 0 <= value < float("inf"):
-        raise argparse.ArgumentTypeError(f"must be a number of at least 0, got {text!r}")
-    return value
+positive = _real_number("above 0", lambda value: value > 0)
+"""Reader of a command line's numbers above 0."""
+not_negative = _real_number("of at least 0", lambda value: value >= 0)
+"""Reader of a command line's numbers of at least 0."""
 
 
 def _set_painting(fusionnet: "Painter", args: argparse.Namespace) -> None:

@@ -57,9 +57,9 @@ class DiffusersPainter:
         if not takes.keys() >= _ASKED or "control_image" in takes or not hasattr(pipe, "image_processor"):
             raise InputError(f"--painter: a {self.name} does not paint holes by a prompt alone; {_REMEDY}")
         if num_inference_steps < 1:
-            raise InputError(f"num_inference_steps {num_inference_steps} (--painter-steps): give 1 or more")
+            raise InputError(f"num_inference_steps {num_inference_steps}: give 1 or more")
         if image_size is not None and image_size < 1:
-            raise InputError(f"image_size {image_size} (--painter-size): give 1 or more")
+            raise InputError(f"image_size {image_size}: give 1 or more")
         self.pipe, self.prompt, self.hole_dilation = pipe, prompt, hole_dilation
         self.image_size = _own_size(pipe) if image_size is None else image_size
         self.checkpoint_hash = checkpoint_hash

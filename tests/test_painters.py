@@ -162,6 +162,12 @@ def test_sides_must_fit_the_autoencoder(folders, painter, kind):
     assert painted.isfinite().all()
 
 
+@pytest.mark.parametrize("setting", ["num_inference_steps", "image_size"])
+def test_numbers_below_one_are_refused(folders, setting):
+    with pytest.raises(InputError, match=f"^{setting} 0: give 1 or more"):
+        open_painter(folders["StableDiffusion"], **{setting: 0})
+
+
 @pytest.fixture(scope="module")
 def sd_painter(folders):
     return open_painter(folders["StableDiffusion"])

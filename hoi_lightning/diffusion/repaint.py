@@ -30,7 +30,7 @@ class RePaintSampler:
         start_resampling: jump only below this kept step; None = everywhere.
         eta: 0 = deterministic steps (DDIM), 1 = ancestral ones (DDPM, eq. 10).
         scheduler: what the steps between jumps are: DDIM's (with `eta`), or diffusers' multistep solvers.
-        guidance_scale: classifier-free guidance by the object picture, 1 = none; twice the network calls.
+        guidance_scale: classifier-free guidance by the object picture, 1 = none; as many network calls more.
         attention_guidance: perturbed-attention guidance (Ahn et al. 2403.17377), 0 = none: away from what the network
             paints where its coarsest self-attention is switched off; as many network calls more.
     """
