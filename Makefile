@@ -133,12 +133,19 @@ $(MINI)/wider/done: | $(MINI)/hands-32/card.json
 		--model.crop 32 --data.batch_size 9 --model.learning_rate 4e-4 --trainer.max_steps 23700 $(BF16)
 	touch $@
 
-$(MINI)/fusionnet/done: | $(MINI)/wider-32/card.json
-	$(FIT) -c configs/mini/fusionnet.yaml $(MINI_HERE) $(MINI)/ho3pairs --run fusionnet --model.pretrained $(MINI)/wider-32/fusionnet \
+$(MINI)/whole/done: | $(MINI)/wider-32/card.json
+	$(FIT) -c configs/mini/fusionnet.yaml $(MINI_HERE) $(MINI)/ho3pairs --run whole --model.pretrained $(MINI)/wider-32/fusionnet \
 		--data.batch_size 8 --model.learning_rate 4e-4 --trainer.max_steps 12000 $(BF16)
 	touch $@
 
-$(MINI)/hands-32/card.json $(MINI)/wider-32/card.json: $(MINI)/%-32/card.json: $(MINI)/%/done
+# t above T/2, where it is decided what is a finger, three times in four
+$(MINI)/fusionnet/done: | $(MINI)/whole-32/card.json
+	$(FIT) -c configs/mini/fusionnet.yaml $(MINI_HERE) $(MINI)/ho3pairs --run fusionnet --model.pretrained $(MINI)/whole-32/fusionnet \
+		--model.timestep_power 0.5 --model.compile_unet true --model.optimizer muon --data.batch_size 12 --model.learning_rate 8e-4 \
+		--trainer.max_steps 4200 $(BF16)
+	touch $@
+
+$(MINI)/hands-32/card.json $(MINI)/wider-32/card.json $(MINI)/whole-32/card.json: $(MINI)/%-32/card.json: $(MINI)/%/done
 	rm -rf $(@D)
 	$(PY) -m hoi_lightning export --fusionnet $(MINI)/$*/checkpoints/last.ckpt --out $(@D) --dtype float32
 
