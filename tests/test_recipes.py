@@ -37,7 +37,7 @@ def static_gib(*overlays: str, **more: object) -> float:
             add_lora(unet, arguments["lora_rank"])
     everything = sum(p.numel() for p in unet.parameters())
     trained = sum(p.numel() for p in unet.parameters() if p.requires_grad)
-    moments = {"adamw": 8, "adamw8bit": 2, "muon": 4}[arguments.get("optimizer", "adamw")]
+    moments = 2 * (1 if arguments.get("optimizer") == "adamw8bit" else 4)
     return (4 * everything + 2 * everything + trained * (4 + moments + 4)) / GIB
 
 

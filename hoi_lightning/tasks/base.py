@@ -34,7 +34,7 @@ class HoiTask(LightningModule):
         seed: noise and timesteps of training step k on rank r belong to (seed, k, r), so a resumed run draws the same.
         optimizer: `adamw8bit` keeps AdamW's moments in a quarter of the memory (bitsandbytes); `muon` orthogonalises
             the updates of matrices and filters (Jordan 2024), scaled to the size of AdamW's (Liu et al. 2502.16982),
-            which takes the rest: a few times AdamW's rate, and half its memory.
+            which takes the rest: one moment for AdamW's two.
 
     Attributes:
         of_the_command: arguments that, when a checkpoint is tested, are the command line's and not the checkpoint's.
