@@ -142,15 +142,26 @@ $(MINI)/whole/done: | $(MINI)/wider-32/card.json
 $(MINI)/fusionnet/done: | $(MINI)/whole-32/card.json
 	$(FIT) -c configs/mini/fusionnet.yaml $(MINI_HERE) $(MINI)/ho3pairs --run fusionnet --model.pretrained $(MINI)/whole-32/fusionnet \
 		--model.timestep_power 0.5 --model.compile_unet true --model.optimizer muon --data.batch_size 12 --model.learning_rate 8e-4 \
-		--trainer.max_steps 4200 $(BF16)
+		--trainer.max_steps 11700 $(BF16)
 	touch $@
 
 $(MINI)/hands-32/card.json $(MINI)/wider-32/card.json $(MINI)/whole-32/card.json: $(MINI)/%-32/card.json: $(MINI)/%/done
 	rm -rf $(@D)
 	$(PY) -m hoi_lightning export --fusionnet $(MINI)/$*/checkpoints/last.ckpt --out $(@D) --dtype float32
 
-$(MINI)/masknet/done: | $(MINI)/ho3pairs/manifest.json
-	$(FIT) -c configs/mini/masknet.yaml $(MINI_HERE) $(MINI)/ho3pairs --run masknet --trainer.max_steps 34000
+$(MINI)/layouts/done: | $(MINI)/ho3pairs/manifest.json
+	$(FIT) -c configs/mini/masknet.yaml $(MINI_HERE) $(MINI)/ho3pairs --run layouts --trainer.max_steps 34000
+	touch $@
+
+$(MINI)/layouts-32/card.json: $(MINI)/layouts/done
+	rm -rf $(@D)
+	$(PY) -m hoi_lightning export --masknet $(MINI)/layouts/checkpoints/last.ckpt --out $(@D) --dtype float32
+
+# at last with pictures as they come: it sees sizes and handles better
+$(MINI)/masknet/done: | $(MINI)/layouts-32/card.json
+	$(FIT) -c configs/mini/masknet.yaml $(MINI_HERE) $(MINI)/ho3pairs --run masknet --model.init_from $(MINI)/layouts-32 \
+		--model.optimizer muon --model.learning_rate 1.2e-3 --data.crop_area 0.85 --data.noise 0.2 --data.colour 0.1 \
+		--trainer.max_steps 6000
 	touch $@
 
 $(MINI)/mini/card.json: $(MINI)/fusionnet/done $(MINI)/masknet/done
