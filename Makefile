@@ -96,7 +96,7 @@ mini-metrics: $(READY)  ## train hoi_lightning/weights/mini-metrics afresh and s
 mini-weights: $(MINI)/mini/card.json  ## train hoi_lightning/weights/mini-base and mini afresh: hours on a CPU
 	rm -rf $(WEIGHTS)/mini-base $(WEIGHTS)/mini
 	cp -r $(MINI)/mini-base $(MINI)/mini $(WEIGHTS)/
-	for part in vae base; do cp $(MINI)/$$part/csv/version_0/metrics.csv $(WEIGHTS)/mini-base/$$part.log.csv; done
+	for part in vae sharp base; do cp $(MINI)/$$part/csv/version_0/metrics.csv $(WEIGHTS)/mini-base/$$part.log.csv; done
 	for part in masknet fusionnet; do cp $(MINI)/$$part/csv/version_0/metrics.csv $(WEIGHTS)/mini/$$part.log.csv; done
 
 $(MINI)/hoi4d/demo.json: | $(READY)
@@ -109,8 +109,13 @@ $(MINI)/vae/done: | $(MINI)/ho3pairs/manifest.json
 	$(FIT) -c configs/mini/vae.yaml $(MINI_HERE) $(MINI)/ho3pairs --run vae --trainer.max_steps 3000
 	touch $@
 
-$(MINI)/base/done: | $(MINI)/vae/done
-	$(FIT) -c configs/mini/base.yaml $(MINI_HERE) $(MINI)/ho3pairs --run base --model.pretrained $(MINI)/vae/base --trainer.max_steps 2000
+# sharp edges: an adversary, more blocks
+$(MINI)/sharp/done: | $(MINI)/vae/done
+	$(FIT) -c configs/mini/sharpen.yaml $(MINI_HERE) $(MINI)/ho3pairs --run sharp --model.pretrained $(MINI)/vae/base
+	touch $@
+
+$(MINI)/base/done: | $(MINI)/sharp/done
+	$(FIT) -c configs/mini/base.yaml $(MINI_HERE) $(MINI)/ho3pairs --run base --model.pretrained $(MINI)/sharp/base --trainer.max_steps 2000
 	touch $@
 
 # in 32 bits, because the latents are filed under the autoencoder's exact weights

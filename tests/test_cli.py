@@ -48,9 +48,9 @@ def weights(out: Path) -> dict[str, Any]:
 
 def test_every_config_is_a_test_case() -> None:
     assert {p.relative_to(CONFIGS).as_posix() for p in CONFIGS.rglob("*.yaml")} == {
-        "masknet.yaml", "fusionnet.yaml", "mini/vae.yaml", "mini/masknet.yaml", "mini/fusionnet.yaml",
-        "mini/metrics.yaml", "mini/base.yaml", "overlays/cpu.yaml", "overlays/debug.yaml", "overlays/rtx4090.yaml",
-        "overlays/ddp.yaml", "overlays/fsdp.yaml", "overlays/lora.yaml", "parts/trainer.yaml",
+        "masknet.yaml", "fusionnet.yaml", "mini/vae.yaml", "mini/sharpen.yaml", "mini/masknet.yaml",
+        "mini/fusionnet.yaml", "mini/metrics.yaml", "mini/base.yaml", "overlays/cpu.yaml", "overlays/debug.yaml",
+        "overlays/rtx4090.yaml", "overlays/ddp.yaml", "overlays/fsdp.yaml", "overlays/lora.yaml", "parts/trainer.yaml",
         "parts/trainer_mini.yaml", "sweeps/masknet.yaml",
     }  # fmt: skip
 

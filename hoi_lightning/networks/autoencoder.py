@@ -9,7 +9,7 @@ from typing import Any
 
 import torch
 from safetensors import SafetensorError
-from torch import Tensor
+from torch import Tensor, nn
 
 from hoi_lightning.errors import InputError
 
@@ -32,6 +32,10 @@ class Latents:
 
         Both verbs answer in float32 under autocast, too: noise and blending need its digits.
         """
+        return self.code(pictures)
+
+    def code(self, pictures: Tensor) -> Tensor:
+        """As `encode`, with gradients: to train the encoder by."""
         code = self._on(pictures.device).encode(pictures)
         z = code.latent_dist.mode() if hasattr(code, "latent_dist") else code.latents
         return (z.float() - self._shift) * self.vae.config.scaling_factor
@@ -39,8 +43,12 @@ class Latents:
     @torch.no_grad()
     def decode(self, latents: Tensor) -> Tensor:
         """Inverse of `encode`, clamped to [-1, 1]."""
+        return self.reconstruct(latents).clamp(-1, 1)
+
+    def reconstruct(self, latents: Tensor) -> Tensor:
+        """As `decode`, with gradients and without the clamp: to train the decoder by."""
         code = latents / self.vae.config.scaling_factor + self._shift
-        return self._on(latents.device).decode(code).sample.float().clamp(-1, 1)
+        return self._on(latents.device).decode(code).sample.float()
 
     def fingerprint(self) -> str:
         """What cached latents are filed under."""
@@ -122,3 +130,35 @@ def tiny_autoencoder(channels: int = 32, levels: int = 3, latent_channels: int =
         filters = vae.encoder.layers[0].weight
         filters += 4 * (filters - filters.mean(dim=1, keepdim=True))
     return vae
+
+
+def deepen_decoder(vae: Any, num_blocks: Sequence[int]) -> Any:
+    """The same `AutoencoderTiny` with more residual blocks in its decoder, which begin as the identity.
+
+    Args:
+        vae: what to begin from; it is not changed.
+        num_blocks: of each level, the coarsest first; at least its own.
+
+    Raises:
+        InputError: another kind of autoencoder, other levels, or fewer blocks.
+    """
+    from diffusers import AutoencoderTiny
+    from diffusers.models.autoencoders.vae import AutoencoderTinyBlock
+
+    own = vae.config.get("num_decoder_blocks", ())
+    fewer = len(own) != len(num_blocks) or any(new < old for new, old in zip(num_blocks, own, strict=True))
+    if not isinstance(vae, AutoencoderTiny) or fewer:
+        raise InputError(
+            f"--model.decoder_blocks {list(num_blocks)}: the pretrained decoder is a {type(vae).__name__}'s with "
+            f"{list(own)}; give at least as many for each level of an AutoencoderTiny"
+        )
+    deeper = AutoencoderTiny.from_config({**vae.config, "num_decoder_blocks": tuple(num_blocks)})
+    deeper.encoder.load_state_dict(vae.encoder.state_dict())
+    left = list(vae.decoder.layers)
+    for layer in deeper.decoder.layers:
+        if isinstance(layer, AutoencoderTinyBlock) and not isinstance(left[0], AutoencoderTinyBlock):
+            nn.init.zeros_(layer.conv[-1].weight)  # relu(x + 0) = x after a relu
+            nn.init.zeros_(layer.conv[-1].bias)
+        else:
+            layer.load_state_dict(left.pop(0).state_dict())
+    return deeper

@@ -19,6 +19,7 @@ from hoi_lightning.data.order import since_last_step
 from hoi_lightning.diffusion.ddpm import sample_seeds
 from hoi_lightning.errors import InputError, NonFiniteLoss
 from hoi_lightning.metrics.loss_buckets import LossBuckets
+from hoi_lightning.weights import shipped
 
 Optimizer = Literal["adamw", "adamw8bit", "muon"]
 
@@ -40,6 +41,7 @@ class HoiTask(LightningModule):
         of_the_command: arguments that, when a checkpoint is tested, are the command line's and not the checkpoint's.
         of_training: arguments that only a fit has a use for; `load` leaves them at their defaults.
         of_the_weights: arguments that change what weights mean and none of their shapes; a resumed run keeps them.
+        frozen: SHA-256 of the pretrained parts that training leaves as they are and no checkpoint holds, by name.
         buckets: loss terms by timestep, for `loss` to feed; None where there are no timesteps.
         logs_step: whether the metrics of the training step in hand are logged.
     """
@@ -48,6 +50,7 @@ class HoiTask(LightningModule):
     of_training: tuple[str, ...] = ()
     of_the_weights: tuple[str, ...] = ()
     checkpoint_hash: str = ""
+    pretrained: str = ""
     buckets: LossBuckets | None
 
     def __init__(
@@ -65,6 +68,7 @@ class HoiTask(LightningModule):
         self.learning_rate, self.weight_decay, self.seed = learning_rate, weight_decay, seed
         self.optimizer = optimizer
         self.warmup_steps, self.lr_schedule = warmup_steps, lr_schedule
+        self.frozen: dict[str, str] = {}
         self.buckets, self.logs_step = None, True
 
     def loss(self, batch: dict[str, Any], generator: torch.Generator) -> dict[str, Tensor]:
@@ -198,9 +202,16 @@ class HoiTask(LightningModule):
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Name the task, so that the wrong one is refused with a sentence; go back to the last optimizer step.
 
+        Where the frozen parts lie is written so that the checkpoint opens from another working folder, too; what comes
+        with the package keeps its name: it is found wherever the package is.
         Batches whose gradients were not applied yet are trained on again after a resumption.
         """
         checkpoint["task"] = type(self).__name__
+        checkpoint["frozen"] = self.frozen
+        if self.pretrained and Path(self.pretrained).is_dir():
+            name = self.hparams["pretrained"]
+            if shipped(name) == Path(name):
+                checkpoint["hyper_parameters"]["pretrained"] = str(Path(self.pretrained).resolve())
         trainer: Any = self.trainer
         processed = trainer.fit_loop.epoch_loop.batch_progress.current.processed
         undone = since_last_step(processed, trainer.num_training_batches, trainer.accumulate_grad_batches)
@@ -210,7 +221,7 @@ class HoiTask(LightningModule):
                 counts[name] -= undone
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """Refuse to go on with weights that mean something else, or with another optimizer's state.
+        """Refuse to go on with weights that mean something else, other frozen parts, or another optimizer's state.
 
         Raises:
             InputError: naming the first argument that says so.
@@ -227,6 +238,13 @@ class HoiTask(LightningModule):
                 raise InputError(
                     f"--model.{name} {ours}: the checkpoint was fitted with {theirs}, and its weights mean that; give "
                     "the same, or begin a new --run"
+                )
+
+        for part, digest in checkpoint.get("frozen", {}).items():
+            if self.frozen.get(part, digest) != digest:
+                raise InputError(
+                    f"--model.pretrained {self.pretrained}: its {part} is not the one that the checkpoint was fitted "
+                    "on; give or put back that run's, or begin anew"
                 )
 
     @classmethod

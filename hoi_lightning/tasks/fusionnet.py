@@ -33,7 +33,7 @@ from hoi_lightning.networks.inpaint_unet import (
     save_inpaint_folder,
     small_unet,
 )
-from hoi_lightning.networks.latent_windows import neighbourhood, windows
+from hoi_lightning.networks.latent_windows import hand_corners, neighbourhood, windows
 from hoi_lightning.tasks.base import (
     HoiTask,
     Optimizer,
@@ -98,7 +98,6 @@ class FusionNet(HoiTask):
     trained_on: tuple[Field, ...] = ("hoi", "obj")
     prompt_embeds: Tensor
     unet: Any
-    frozen: dict[str, str]
 
     buckets: LossBuckets
 
@@ -247,12 +246,6 @@ class FusionNet(HoiTask):
             hole = torch.where(u < self.hand_hole, batch["hand"], hole)
         return torch.where(u > 1 - self.full_hole, torch.ones_like(hole), hole)
 
-    def window_centres(self, batch: dict[str, Any], generator: torch.Generator) -> Tensor:
-        """Centres of the training windows in NDC, (B, 2): most on the hand, some along the forearm."""
-        layout = batch["layout"]
-        u = torch.rand(len(layout), 1, generator=generator, device=layout.device)
-        return layout[:, 1:3] + u**4 * layout[:, 3:5]
-
     def loss(self, batch: dict[str, Any], generator: torch.Generator) -> dict[str, Tensor]:
         """Weighted squared error of the diffusion target at one timestep per sample."""
         hole = self.training_holes(batch, generator)
@@ -267,7 +260,7 @@ class FusionNet(HoiTask):
             # nothing is asked for outside the hole: there the target is the object picture
             z0 = self.latents.encode(torch.lerp(batch["obj"], batch["hoi"], hole))
         if self.crop is not None and self.training and z0.shape[-1] > self.crop:
-            corners = self._corners(self.window_centres(batch, generator), z0.shape[-1], generator)
+            corners = hand_corners(batch["layout"], z0.shape[-1], self.crop, generator)
             z0, context, hole_z = (windows(x, corners, self.crop) for x in (z0, context, hole_z))
         seen = torch.rand(len(z0), 1, 1, 1, generator=generator, device=z0.device) >= self.context_dropout
         context = context * seen
@@ -445,32 +438,11 @@ class FusionNet(HoiTask):
         self.log(f"{prefix}/hole_recall", self.recalls.compute().quantile(0.5), sync_dist=True)  # equal on all ranks
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """Write where the frozen parts lie so that the checkpoint opens from another working folder, too.
-
-        What comes with the package keeps its name: it is found wherever the package is.
-        """
+        """Leave a frozen U-Net out."""
         super().on_save_checkpoint(checkpoint)
-        checkpoint["frozen"] = self.frozen
-        if not self.strict_loading:  # the frozen U-Net is the pretrained one
+        if not self.strict_loading:  # it is the pretrained one
             learnt = {name for name, p in self.named_parameters() if p.requires_grad}
             checkpoint["state_dict"] = {k: v for k, v in checkpoint["state_dict"].items() if k in learnt}
-        name = self.hparams["pretrained"]
-        if Path(self.pretrained).is_dir() and shipped(name) == Path(name):
-            checkpoint["hyper_parameters"]["pretrained"] = str(Path(self.pretrained).resolve())
-
-    def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """Refuse a checkpoint that was fitted on other frozen parts, which it does not hold.
-
-        Raises:
-            InputError: naming the first of them.
-        """
-        super().on_load_checkpoint(checkpoint)
-        for part, digest in checkpoint.get("frozen", {}).items():
-            if self.frozen.get(part, digest) != digest:
-                raise InputError(
-                    f"--model.pretrained {self.pretrained}: its {part} is not the one that the checkpoint was fitted "
-                    "on; give or put back that run's, or begin anew"
-                )
 
     def predict_step(self, batch: dict[str, Any], batch_idx: int) -> dict[str, Any]:
         """One picture per sample, painted at its recorded layout."""
@@ -538,13 +510,6 @@ class FusionNet(HoiTask):
         clamped = snr.clamp(max=self.min_snr_gamma)
         share = {"sample": torch.ones_like(snr), "epsilon": snr, "v_prediction": snr + 1}  # a unit error of x0 in it
         return clamped / share[self.prediction_type]
-
-    def _corners(self, centres: Tensor, cells: int, generator: torch.Generator) -> Tensor:
-        """Top left cells (B, 2), x and y, of training windows about jittered centres (B, 2), NDC."""
-        assert self.crop is not None
-        jitter = torch.rand(centres.shape, generator=generator, device=centres.device) - 0.5
-        corner = (centres + 1) / 2 * cells + jitter * self.crop / 2 - self.crop / 2
-        return corner.round().long().clamp(0, cells - self.crop)
 
 
 def _put(whole: Tensor, parts: Tensor, rows: list[int], boxes: list[tuple[int, int, int]]) -> None:
