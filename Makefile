@@ -97,6 +97,7 @@ mini-weights: $(MINI)/mini/card.json  ## train hoi_lightning/weights/mini-base a
 	rm -rf $(WEIGHTS)/mini-base $(WEIGHTS)/mini
 	cp -r $(MINI)/mini-base $(MINI)/mini $(WEIGHTS)/
 	for part in vae sharp base; do cp $(MINI)/$$part/csv/version_0/metrics.csv $(WEIGHTS)/mini-base/$$part.log.csv; done
+	for part in vae sharp; do cp $(MINI)/$$part/config.yaml $(WEIGHTS)/mini-base/$$part.config.yaml; done
 	for part in masknet fusionnet; do cp $(MINI)/$$part/csv/version_0/metrics.csv $(WEIGHTS)/mini/$$part.log.csv; done
 
 $(MINI)/hoi4d/demo.json: | $(READY)
@@ -111,7 +112,8 @@ $(MINI)/vae/done: | $(MINI)/ho3pairs/manifest.json
 
 # sharp edges: an adversary, more blocks
 $(MINI)/sharp/done: | $(MINI)/vae/done
-	$(FIT) -c configs/mini/sharpen.yaml $(MINI_HERE) $(MINI)/ho3pairs --run sharp --model.pretrained $(MINI)/vae/base
+	$(FIT) -c configs/mini/sharpen.yaml $(MINI_HERE) $(MINI)/ho3pairs --run sharp --model.pretrained $(MINI)/vae/base \
+		--trainer.max_steps 3600
 	touch $@
 
 $(MINI)/base/done: | $(MINI)/sharp/done
@@ -147,7 +149,7 @@ $(MINI)/whole/done: | $(MINI)/wider-32/card.json
 $(MINI)/fusionnet/done: | $(MINI)/whole-32/card.json
 	$(FIT) -c configs/mini/fusionnet.yaml $(MINI_HERE) $(MINI)/ho3pairs --run fusionnet --model.pretrained $(MINI)/whole-32/fusionnet \
 		--model.timestep_power 0.5 --model.compile_unet true --model.optimizer muon --data.batch_size 12 --model.learning_rate 8e-4 \
-		--trainer.max_steps 11700 $(BF16)
+		--trainer.max_steps 15900 $(BF16)
 	touch $@
 
 $(MINI)/hands-32/card.json $(MINI)/wider-32/card.json $(MINI)/whole-32/card.json: $(MINI)/%-32/card.json: $(MINI)/%/done
