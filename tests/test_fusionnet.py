@@ -18,7 +18,7 @@ from hoi_lightning.diffusion.repaint import RePaintSampler
 from hoi_lightning.errors import InputError
 from hoi_lightning.hand_proxy import hole_mask
 from hoi_lightning.networks.inpaint_unet import perturbed_attention
-from hoi_lightning.networks.latent_windows import windows
+from hoi_lightning.networks.latent_windows import hand_corners, windows
 from hoi_lightning.tasks import FusionNet, InpaintBase
 from hoi_lightning.tasks.inpaint_base import random_strokes
 from tests.tiny import save_sd_folder
@@ -85,10 +85,9 @@ def test_windows_are_slices() -> None:
     assert torch.equal(cut[1], x[1, :, 0:4, 4:8])
 
 
-def test_training_windows_lie_on_the_hand(folder: str) -> None:
-    fusionnet, data = FusionNet(folder, image_size=SIZE, crop=4), batch(400)
-    cells = SIZE // fusionnet.latents.factor
-    corners = fusionnet._corners(fusionnet.window_centres(data, generator()), cells, generator(2))
+def test_training_windows_lie_on_the_hand() -> None:
+    data, cells = batch(400), SIZE // 4
+    corners = hand_corners(data["layout"], cells, 4, generator())
     assert corners.min() >= 0
     assert corners.max() <= cells - 4
     centre = (data["layout"][:, 1:3] + 1) / 2 * cells
