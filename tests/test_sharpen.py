@@ -10,8 +10,7 @@ from hoi_lightning.__main__ import main
 from hoi_lightning.errors import InputError
 from hoi_lightning.networks.autoencoder import deepen_decoder, load_vae
 from hoi_lightning.tasks import Autoencoder
-from tests.test_tasks import _batch as pictures_of_hands
-from tests.tiny import write_shards
+from tests.tiny import batch_of_hands, write_shards
 
 CONFIG = Path(__file__).parent.parent / "configs/mini/sharpen.yaml"
 
@@ -63,7 +62,7 @@ def test_blocks_of_a_decoder_that_is_not_there() -> None:
 def test_an_autoencoder_of_another_kind_is_trained_but_not_deepened(sd_folder: Path) -> None:
     with pytest.raises(InputError, match="is a AutoencoderKL's"):
         Autoencoder(pretrained=str(sd_folder), decoder_blocks=(3, 3, 2))
-    task, batch = Autoencoder(pretrained=str(sd_folder), crop=32), pictures_of_hands()
+    task, batch = Autoencoder(pretrained=str(sd_folder), crop=32), batch_of_hands()
     torch.testing.assert_close(task.latents.code(batch["obj"]), load_vae(str(sd_folder)).encode(batch["obj"]))
     task.loss(batch, torch.Generator().manual_seed(0))["loss"].backward()
     assert all(p.grad is not None for p in task.vae.parameters())
@@ -87,7 +86,7 @@ def test_the_fit_resumes_bitwise_and_holds_no_copy_of_what_it_began_from(
 
 
 def test_the_pull_keeps_the_latents_where_they_were(shards: Path, base: Path, tmp_path: Path) -> None:
-    pictures, moved = pictures_of_hands()["hoi"], []
+    pictures, moved = batch_of_hands()["hoi"], []
     for pull in (0, 1000):
         out = tmp_path / str(pull)
         assert fit(shards, base, out, "--trainer.max_steps=20", f"--model.latent_pull={pull}") == 0
@@ -113,7 +112,7 @@ def test_the_adversary_learns_the_same_however_much_it_counts(base: Path) -> Non
     def gradients(weight: float) -> tuple[torch.Tensor, torch.Tensor]:
         torch.manual_seed(0)
         task = Autoencoder(pretrained=str(base), adversarial_weight=weight, crop=16).train()
-        task.loss(pictures_of_hands(), torch.Generator().manual_seed(0))["loss"].backward()
+        task.loss(batch_of_hands(), torch.Generator().manual_seed(0))["loss"].backward()
         assert task.critic is not None
         critic, decoder = (
             torch.cat([p.grad.flatten() for p in m.parameters()]) for m in (task.critic, task.vae.decoder)

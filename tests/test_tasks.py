@@ -13,7 +13,7 @@ from hoi_lightning.holes import feather
 from hoi_lightning.networks.autoencoder import load_vae
 from hoi_lightning.networks.inpaint_unet import load_schedule, load_unet
 from hoi_lightning.tasks import Autoencoder, FusionNet, MaskNet
-from tests.tiny import sample
+from tests.tiny import batch_of_hands
 
 SMALL = {
     "channels": (8, 16),
@@ -36,20 +36,6 @@ def fusionnet(sd_folder: Path) -> FusionNet:
     return FusionNet(str(sd_folder), image_size=64).eval()
 
 
-def _batch(count: int = 4) -> dict:
-    samples = [sample(i) for i in range(count)]
-
-    def pictures(name: str) -> torch.Tensor:
-        stacked = torch.stack([torch.from_numpy(getattr(s, name)) for s in samples])
-        return stacked.permute(0, 3, 1, 2).float() / 127.5 - 1 if stacked.ndim == 4 else stacked[:, None].float()
-
-    return {
-        "key": [s.info.key for s in samples],
-        "layout": torch.stack([s.info.layout.to_tensor() for s in samples]),
-        **{name: pictures(name) for name in ("obj", "hoi", "hand", "object")},
-    }
-
-
 def test_an_energy_sees_the_fixed_numbers_as_they_are(masknet: MaskNet) -> None:
     """Else it would move what is put back, instead of what is free."""
     seen: list[torch.Tensor] = []
@@ -58,7 +44,7 @@ def test_an_energy_sees_the_fixed_numbers_as_they_are(masknet: MaskNet) -> None:
         seen.append(layouts.detach())
         return (layouts[:, 1] - 9).square() + (layouts[:, 3] - 9).square()
 
-    masknet.sample(_batch(1)["obj"], [1, 2], guidance=Guidance(fix(position=(0.25, -0.5)), (energy,)))
+    masknet.sample(batch_of_hands(1)["obj"], [1, 2], guidance=Guidance(fix(position=(0.25, -0.5)), (energy,)))
     assert len(seen) > 4
     for layouts in seen:
         torch.testing.assert_close(layouts[:, 1:3], torch.tensor([[0.25, -0.5]] * 2))
@@ -100,7 +86,7 @@ def test_a_network_without_levels_or_loss_is_refused() -> None:
 
 
 def test_masknet_samples_are_layouts_and_belong_to_their_seed(masknet: MaskNet) -> None:
-    obj = _batch()["obj"]
+    obj = batch_of_hands()["obj"]
     together = masknet.sample(obj, [3, 4, 5, 6])
     alone = torch.cat([masknet.sample(obj[i : i + 1], [3 + i]) for i in range(4)])
     torch.testing.assert_close(together, alone, atol=1e-4, rtol=1e-4)
@@ -110,7 +96,7 @@ def test_masknet_samples_are_layouts_and_belong_to_their_seed(masknet: MaskNet) 
 
 
 def test_a_perfect_masknet_has_no_loss(masknet: MaskNet, monkeypatch: pytest.MonkeyPatch) -> None:
-    batch = _batch()
+    batch = batch_of_hands()
     monkeypatch.setattr(masknet, "_predict", lambda picture, x_t, t: batch["layout"])
     terms = masknet.loss(batch, torch.Generator().manual_seed(0))
     assert terms["loss_para"] == 0
@@ -122,12 +108,12 @@ def test_both_terms_reach_the_network(prediction_type: str) -> None:
     task = MaskNet(**SMALL, image_size=32, prediction_type=prediction_type)
     for name in ("loss_mask", "loss_para"):
         task.zero_grad()
-        task.loss(_batch(), torch.Generator().manual_seed(0))[name].backward()
+        task.loss(batch_of_hands(), torch.Generator().manual_seed(0))[name].backward()
         assert task.net.encoder.conv_in.weight.grad.abs().sum() > 0
 
 
 def test_nothing_changes_outside_the_hole(fusionnet: FusionNet) -> None:
-    batch = _batch(2)
+    batch = batch_of_hands(2)
     for composition in ("off", "replace", "repaint"):
         sampler = RePaintSampler(3, composition, jump_length=1)
         painted = fusionnet.sample(batch["obj"], batch["layout"], [0, 1], sampler)
@@ -136,8 +122,8 @@ def test_nothing_changes_outside_the_hole(fusionnet: FusionNet) -> None:
         assert ((painted - batch["obj"]).abs() * hole).max() > 0.05
 
 
-def test_a_picture_belongs_to_its_seed_not_to_its_batch(fusionnet: FusionNet) -> None:
-    batch, sampler = _batch(4), RePaintSampler(4, jump_length=2)
+def test_a_picture_belongs_to_its_seed_not_to_itsbatch_of_hands(fusionnet: FusionNet) -> None:
+    batch, sampler = batch_of_hands(4), RePaintSampler(4, jump_length=2)
     together = fusionnet.sample(batch["obj"], batch["layout"], [5, 6, 7, 8], sampler)
     alone = fusionnet.sample(batch["obj"][2:3], batch["layout"][2:3], [7], sampler)
     assert (together[2:3] - alone).abs().max() * 127.5 <= 2
@@ -202,10 +188,10 @@ def test_missing_weights_are_named(tmp_path: Path) -> None:
 
 def test_autoencoder_exports_what_fusionnet_opens(tmp_path: Path) -> None:
     task = Autoencoder(channels=8, crop=32)
-    terms = task.loss(_batch(), torch.Generator().manual_seed(0))
+    terms = task.loss(batch_of_hands(), torch.Generator().manual_seed(0))
     terms["loss"].backward()
     task.export(tmp_path)
-    pictures = _batch()["hoi"]
+    pictures = batch_of_hands()["hoi"]
     latents = load_vae(str(tmp_path))
     code = latents.encode(pictures)
     assert code.shape == (4, 4, 16, 16)
@@ -213,7 +199,7 @@ def test_autoencoder_exports_what_fusionnet_opens(tmp_path: Path) -> None:
         latents.decode(code), task.vae.decode(task.vae.encode(pictures).latents).sample.clamp(-1, 1)
     )
     fusionnet = FusionNet(str(tmp_path), unet_channels=(16, 16, 32), image_size=64, crop=12)
-    fusionnet.loss(_batch(), torch.Generator().manual_seed(0))["loss"].backward()
+    fusionnet.loss(batch_of_hands(), torch.Generator().manual_seed(0))["loss"].backward()
     assert fusionnet.schedule.alpha_bar[-1] == 0
     assert all(p.grad is not None for name, p in fusionnet.unet.named_parameters() if "attn2.to_q" not in name)
 

@@ -5,6 +5,7 @@ import json
 from pathlib import Path
 
 import numpy as np
+import torch
 import webdataset as wds
 
 from hoi_lightning.data.sample import HOISample, SampleInfo, encode
@@ -91,3 +92,18 @@ def save_sd_folder(folder: Path) -> Path:
         beta_start=0.00085, beta_end=0.012, beta_schedule="scaled_linear", clip_sample=False, set_alpha_to_one=False
     ).save_pretrained(folder / "scheduler")
     return folder
+
+
+def batch_of_hands(count: int = 4) -> dict:
+    """Of drawn samples, as tasks get it."""
+    samples = [sample(i) for i in range(count)]
+
+    def pictures(name: str) -> torch.Tensor:
+        stacked = torch.stack([torch.from_numpy(getattr(s, name)) for s in samples])
+        return stacked.permute(0, 3, 1, 2).float() / 127.5 - 1 if stacked.ndim == 4 else stacked[:, None].float()
+
+    return {
+        "key": [s.info.key for s in samples],
+        "layout": torch.stack([s.info.layout.to_tensor() for s in samples]),
+        **{name: pictures(name) for name in ("obj", "hoi", "hand", "object")},
+    }
