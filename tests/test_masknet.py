@@ -22,7 +22,8 @@ from hoi_lightning.metrics.loss_buckets import LossBuckets
 from hoi_lightning.tasks import MaskNet
 from hoi_lightning.tasks.masknet import OF_THE_COMMAND, X0_LIMIT
 from tests.test_cli import CONFIGS, QUIET, TINY, weights
-from tests.test_tasks import SMALL, _batch
+from tests.test_tasks import SMALL
+from tests.tiny import batch_of_hands
 
 
 @pytest.fixture(scope="module")
@@ -39,7 +40,7 @@ def masknet() -> MaskNet:
 def test_several_layouts_per_picture_are_those_of_one_at_a_time(image_features: str, sampler: Any) -> None:
     torch.manual_seed(0)
     task = MaskNet(**SMALL, image_size=16, sample_steps=3, image_features=image_features).eval()
-    obj = _batch(2)["obj"]
+    obj = batch_of_hands(2)["obj"]
     together = task.sample(obj, [3, 4, 5, 6], sampler=sampler)
     alone = torch.cat([task.sample(obj[k // 2 : k // 2 + 1], [3 + k], sampler=sampler) for k in range(4)])
     torch.testing.assert_close(together, alone, atol=1e-3, rtol=1e-3)
@@ -62,12 +63,12 @@ def test_fixed_numbers_are_met_to_the_bit_and_the_others_vary(masknet: MaskNet, 
     fixed = fix(**wish)
     known = ~fixed.isnan()
     assert known.sum() == 2 * ("position" in wish) + ("size" in wish) + 2 * ("direction" in wish)
-    drawn = masknet.sample(_batch(1)["obj"], [1, 2, 3], sampler=sampler, guidance=Guidance(fixed=fixed))
+    drawn = masknet.sample(batch_of_hands(1)["obj"], [1, 2, 3], sampler=sampler, guidance=Guidance(fixed=fixed))
     assert torch.equal(drawn[:, known], fixed[known].expand(3, -1))
     if not known.all():
         assert (drawn[0, ~known] != drawn[1, ~known]).all()
     rows = torch.stack([fix(position=(0.1 * k, 0.2)) for k in range(3)])
-    drawn = masknet.sample(_batch(1)["obj"], [1, 2, 3], sampler=sampler, guidance=Guidance(fixed=rows))
+    drawn = masknet.sample(batch_of_hands(1)["obj"], [1, 2, 3], sampler=sampler, guidance=Guidance(fixed=rows))
     assert torch.equal(drawn[:, 1:3], rows[:, 1:3])
 
 
@@ -75,16 +76,16 @@ def test_wishes_of_single_rows_pull_their_rows(masknet: MaskNet) -> None:
     corners = torch.zeros(2, 1, 16, 16)
     corners[0, 0, :6, :6] = corners[1, 0, 10:, 10:] = 1
     wish = Guidance(energies=(follow_heat_map(corners),))
-    drawn = masknet.sample(_batch(1)["obj"], [1, 1], guidance=wish)
+    drawn = masknet.sample(batch_of_hands(1)["obj"], [1, 1], guidance=wish)
     assert drawn[0, 1] < 0 < drawn[1, 1]
     assert drawn[0, 2] < 0 < drawn[1, 2]
     both = Guidance(fix(direction=1.0), (keep_out(corners[:1]),))
-    drawn = masknet.sample(_batch(1)["obj"], [1, 2], guidance=both)
+    drawn = masknet.sample(batch_of_hands(1)["obj"], [1, 2], guidance=both)
     torch.testing.assert_close(drawn[:, 3:], torch.tensor([[math.cos(1), math.sin(1)]] * 2))
 
 
 def test_classifier_free_guidance_needs_training_for_it(masknet: MaskNet) -> None:
-    obj, plain = _batch(1)["obj"], MaskNet(**SMALL, image_size=32, sample_steps=3).eval()
+    obj, plain = batch_of_hands(1)["obj"], MaskNet(**SMALL, image_size=32, sample_steps=3).eval()
     with pytest.raises(InputError, match=r"guidance_scale 2: .*image_dropout 0"):
         plain.sample(obj, [0], guidance_scale=2.0)
     assert not torch.allclose(masknet.sample(obj, [0], guidance_scale=3.0), masknet.sample(obj, [0]))
@@ -110,7 +111,7 @@ def test_numbers_that_no_layout_has_cannot_be_fixed(fixed: list[float], reason: 
 
 
 def test_pictures_and_seeds_that_do_not_fit_are_one_line(masknet: MaskNet) -> None:
-    obj = _batch(2)["obj"]
+    obj = batch_of_hands(2)["obj"]
     for seeds in ([], [1], [1, 2, 3]):
         with pytest.raises(InputError, match=rf"seeds: {len(seeds)} for 2 pictures; give as many for each"):
             masknet.sample(obj, seeds)
@@ -178,7 +179,7 @@ def test_a_resumed_run_keeps_what_its_weights_mean(shards: Path, tmp_path: Path,
 
 def test_dropout_hides_pictures_in_training_only() -> None:
     task = MaskNet(**SMALL, image_size=32, image_dropout=1.0)
-    batch, other = _batch(4), _batch(4)
+    batch, other = batch_of_hands(4), batch_of_hands(4)
     other["obj"] = -other["obj"]
 
     def loss(data: dict) -> float:
@@ -197,10 +198,10 @@ def test_the_estimate_of_x0_is_finite_and_bounded_at_the_end_of_the_chain(predic
     assert found.isfinite().all()
     assert found.abs().max() <= X0_LIMIT
     task.layout_std.fill_(0.3)
-    terms = task.loss(_batch(), torch.Generator().manual_seed(0))
+    terms = task.loss(batch_of_hands(), torch.Generator().manual_seed(0))
     terms["loss"].backward()
     assert all(p.grad is None or p.grad.isfinite().all() for p in task.parameters())
-    assert task.eval().sample(_batch(1)["obj"], [0], num_steps=5).isfinite().all()
+    assert task.eval().sample(batch_of_hands(1)["obj"], [0], num_steps=5).isfinite().all()
 
 
 @pytest.mark.parametrize("prediction_type", ["sample", "epsilon", "v_prediction"])
@@ -210,7 +211,7 @@ def test_the_logged_ratio_is_that_of_the_gradients_of_the_estimate(
     torch.manual_seed(0)
     task = MaskNet(**SMALL, image_size=32, prediction_type=prediction_type, lambda_para=3.0)
     outputs: list[torch.Tensor] = []
-    predict, batch = task._predict, _batch(1)
+    predict, batch = task._predict, batch_of_hands(1)
     monkeypatch.setattr(task, "_predict", lambda *args: outputs.append(predict(*args)) or outputs[-1])
     seen: dict[str, torch.Tensor] = {}
     monkeypatch.setattr(task.slopes, "update", lambda t, one, other: seen.update(one=one, other=other))
@@ -226,7 +227,7 @@ def test_several_noises_per_picture_are_the_loss_of_pictures_repeated(image_feat
     several = MaskNet(**SMALL, image_size=32, image_features=image_features, noise_draws=3)
     one = MaskNet(**SMALL, image_size=32, image_features=image_features)
     one.load_state_dict(several.state_dict())
-    batch = _batch()
+    batch = batch_of_hands()
     repeated = {name: batch[name].repeat_interleave(3, dim=0) for name in ("obj", "layout")}
     found = several.loss(batch, torch.Generator().manual_seed(2))
     expected = one.loss(repeated, torch.Generator().manual_seed(2))
@@ -237,7 +238,7 @@ def test_several_noises_per_picture_are_the_loss_of_pictures_repeated(image_feat
 def test_low_noise_weighs_by_its_snr_between_one_and_the_limit() -> None:
     torch.manual_seed(0)
     task = MaskNet(**SMALL, image_size=32, max_snr_weight=8.0)
-    batch = {name: _batch()[name][:1] for name in ("obj", "layout")}
+    batch = {name: batch_of_hands()[name][:1] for name in ("obj", "layout")}
     weights = []
     for seed in range(12):
         terms = {name: float(value) for name, value in task.loss(batch, torch.Generator().manual_seed(seed)).items()}
@@ -257,7 +258,7 @@ def test_compiled_splats_are_the_splats(monkeypatch: pytest.MonkeyPatch) -> None
     compiled = MaskNet(**SMALL, image_size=16, noise_draws=2, compile_splat=True)
     plain = MaskNet(**SMALL, image_size=16, noise_draws=2)
     plain.load_state_dict(compiled.state_dict())
-    losses = [task.loss(_batch(), torch.Generator().manual_seed(2))["loss"] for task in (compiled, plain)]
+    losses = [task.loss(batch_of_hands(), torch.Generator().manual_seed(2))["loss"] for task in (compiled, plain)]
     torch.testing.assert_close(*losses)
     for loss in losses:
         loss.backward()
@@ -268,7 +269,7 @@ def test_compiled_splats_are_the_splats(monkeypatch: pytest.MonkeyPatch) -> None
         raise AssertionError
 
     monkeypatch.setattr(compiled, "_compiled_splat", never)
-    compiled.eval().loss(_batch(), torch.Generator().manual_seed(2))
+    compiled.eval().loss(batch_of_hands(), torch.Generator().manual_seed(2))
 
 
 def test_buckets_split_the_timesteps_evenly() -> None:
