@@ -15,6 +15,7 @@ from hoi_lightning.provenance import git_commit
 if TYPE_CHECKING:
     from hoi_lightning.tasks import FusionNet, HoiTask
 
+PARTS = ("masknet", "fusionnet", "base")
 TEXT_PARTS = ("text_encoder", "tokenizer")
 CARD = """---
 library_name: hoi_lightning
@@ -27,8 +28,8 @@ pipeline_tag: image-to-image
 
 Made by hoi_lightning {version}, commit {commit}. Weights are {dtype}; averaged ones where the run kept an average.
 
-| part | checkpoint (sha256) | steps |
-|---|---|---|
+| part | checkpoint (sha256) | steps | exported at commit |
+|---|---|---|---|
 {parts}
 
 {use}
@@ -88,8 +89,9 @@ SIGHT = {"full": "whole object pictures", "masked": "object pictures without the
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare the verb's flags."""
-    parser.add_argument("--masknet", type=Path, help="checkpoint of a MaskNet run; may come alone")
-    parser.add_argument("--fusionnet", type=Path, help="checkpoint of a FusionNet run; may come alone")
+    source = "checkpoint of a {} run, or a folder that export made of one; may come alone"
+    parser.add_argument("--masknet", type=Path, help=source.format("MaskNet"))
+    parser.add_argument("--fusionnet", type=Path, help=source.format("FusionNet"))
     parser.add_argument("--base", type=Path, help="checkpoint of an InpaintBase run, instead of the two")
     parser.add_argument(
         "--text-encoder",
@@ -108,17 +110,25 @@ def run(args: argparse.Namespace) -> None:
     """
     import torch
 
+    from hoi_lightning.pipeline import released_or_checkpoint
     from hoi_lightning.tasks import FusionNet, InpaintBase, MaskNet
 
-    tasks: dict[str, type[HoiTask]] = {"masknet": MaskNet, "fusionnet": FusionNet, "base": InpaintBase}
-    given = {name: getattr(args, name) for name in tasks if getattr(args, name) is not None}
+    given = {name: getattr(args, name) for name in PARTS if getattr(args, name) is not None}
     if set(given) not in ({"base"}, {"masknet"}, {"fusionnet"}, {"masknet", "fusionnet"}):
         raise InputError("give --masknet, --fusionnet or both, or --base alone")
     if args.text_encoder and set(given) == {"masknet"}:
         raise InputError("--text-encoder: a MaskNet has none; give it with --fusionnet, or leave it out")
     if args.out.exists():
         raise InputError(f"--out {args.out}: exists; choose another folder")
-    loaded = {name: tasks[name].load(path) for name, path in given.items()}
+    cpu = torch.device("cpu")
+    loaded: dict[str, HoiTask] = {}
+    if args.masknet is not None:
+        loaded["masknet"] = released_or_checkpoint(MaskNet, args.masknet, cpu)
+    if args.fusionnet is not None:
+        loaded["fusionnet"] = released_or_checkpoint(FusionNet, args.fusionnet, cpu)
+    if args.base is not None:
+        loaded["base"] = InpaintBase.load(args.base)
+    parts = {name: _provenance(name, path, loaded[name].checkpoint_hash) for name, path in given.items()}
     painter = loaded.get("fusionnet", loaded.get("base"))
     texts = _text_encoder_folder(painter) if args.text_encoder and isinstance(painter, FusionNet) else None
     make_folder(args.out)
@@ -133,7 +143,9 @@ def run(args: argparse.Namespace) -> None:
             **{name: [type(task).__module__, type(task).__name__] for name, task in loaded.items()},
         }
         (args.out / "model_index.json").write_text(json.dumps(index, indent=2) + "\n", encoding="utf-8")
-    _write_card(args, given, loaded)
+    _write_card(args, parts, loaded)
+    for name, path in given.items():
+        _write_config(args.out, name, path)
     print(args.out)
 
 
@@ -189,17 +201,39 @@ def _copy_text_encoder(pretrained: Path, folder: Path) -> None:
     (folder / "model_index.json").write_text(json.dumps(index, indent=2) + "\n", encoding="utf-8")
 
 
-def _write_card(args: argparse.Namespace, paths: dict[str, Path], loaded: "dict[str, HoiTask]") -> None:
-    """`card.json`, the runs' configs, and `README.md`."""
+def _provenance(name: str, path: Path, checkpoint_hash: str | None) -> dict[str, Any]:
+    """What the card says of one part: of a released one, what its own card says."""
     import torch
 
+    if not path.is_dir():
+        steps = torch.load(path, map_location="cpu", weights_only=True)["global_step"]
+        return {"checkpoint_sha256": checkpoint_hash, "steps": steps, "git_commit": git_commit()}
+    try:
+        card = json.loads((path / "card.json").read_text(encoding="utf-8"))
+        return {"git_commit": card["git_commit"], **card["parts"][name]}
+    except (OSError, ValueError, LookupError, TypeError):
+        raise InputError(
+            f"--{name} {path}: its card.json, which says how its {name} was made, is missing or damaged; give a "
+            "checkpoint, or a folder that `export` made"
+        ) from None
+
+
+def _write_config(folder: Path, name: str, source: Path) -> None:
+    """The run's config, `<name>.config.yaml`; out of a released folder its log, too."""
+    import torch
+
+    if not source.is_dir():
+        text = torch.load(source, map_location="cpu", weights_only=True).get("cli_config", "")
+        (folder / f"{name}.config.yaml").write_text(text, encoding="utf-8")
+        return
+    for file in source.glob(f"{name}.*"):
+        shutil.copy(file, folder)
+
+
+def _write_card(args: argparse.Namespace, parts: dict[str, dict[str, Any]], loaded: "dict[str, HoiTask]") -> None:
+    """`card.json` and `README.md`."""
     from hoi_lightning.tasks import FusionNet
 
-    parts: dict[str, Any] = {}
-    for name, path in paths.items():
-        checkpoint = torch.load(path, map_location="cpu", weights_only=True)
-        parts[name] = {"checkpoint_sha256": loaded[name].checkpoint_hash, "steps": checkpoint["global_step"]}
-        (args.out / f"{name}.config.yaml").write_text(checkpoint.get("cli_config", ""), encoding="utf-8")
     card = {"hoi_lightning": __version__, "git_commit": git_commit(), "dtype": args.dtype, "parts": parts}
     (args.out / "card.json").write_text(json.dumps(card, indent=2) + "\n", encoding="utf-8")
     paints = "FusionNet paints hands; diffusers paints with `fusionnet/`, too, by the recipe below."
@@ -220,7 +254,8 @@ def _write_card(args: argparse.Namespace, paths: dict[str, Path], loaded: "dict[
         commit=card["git_commit"],
         dtype=args.dtype,
         parts="\n".join(
-            f"| {name} | `{part['checkpoint_sha256']}` | {part['steps']} |" for name, part in parts.items()
+            f"| {name} | `{part['checkpoint_sha256']}` | {part['steps']} | {part['git_commit']} |"
+            for name, part in parts.items()
         ),
         use="\n\n".join(uses),
     )

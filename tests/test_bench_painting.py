@@ -12,6 +12,7 @@ from hoi_lightning.bench import painting
 from hoi_lightning.bench.painting import samplers
 from hoi_lightning.bench.painting_trials import load_pair, paster
 from hoi_lightning.data.reader import ShardIndex
+from hoi_lightning.metrics.detail import fine_detail
 from hoi_lightning.metrics.seam import border_jump
 from hoi_lightning.tasks import FusionNet
 from tests.tiny import save_sd_folder, write_shards
@@ -46,6 +47,22 @@ def test_a_seam_adds_what_it_is_high() -> None:
     assert border_jump(stepped, hole) == pytest.approx(30)
     assert border_jump(stepped.transpose(1, 0, 2), hole.T) == pytest.approx(30)
     assert np.isnan(border_jump(flat, np.ones_like(hole)))
+
+
+def test_detail_is_the_variance_of_noise_and_blur_takes_it() -> None:
+    """Of white noise, less the mean of nine of which it is one, 8/9 of the variance is left; a slope has none."""
+    noise = np.random.default_rng(0).normal(128, 20, (256, 256, 1)).round().clip(0, 255).astype(np.uint8)
+    picture, inside = np.repeat(noise, 3, axis=-1), np.zeros((256, 256), bool)
+    inside[8:-8, 8:-8] = True
+    assert fine_detail(picture, inside) == pytest.approx(400 * 8 / 9, rel=0.05)
+    blurred = np.stack([np.roll(noise.astype(float), k, axis=0) for k in range(3)]).mean(0).round().astype(np.uint8)
+    assert fine_detail(np.repeat(blurred, 3, axis=-1), inside) < 0.5 * fine_detail(picture, inside)
+    slope = np.broadcast_to(np.arange(256, dtype=np.uint8)[:, None, None], (256, 256, 3))
+    assert fine_detail(slope, inside) == pytest.approx(0, abs=1e-9)
+    half = np.where(np.arange(256)[:, None, None] < 128, picture, np.uint8(100))
+    left = np.broadcast_to(np.arange(256)[:, None] >= 130, (256, 256))
+    assert fine_detail(half, left) == 0
+    assert np.isnan(fine_detail(picture, np.zeros_like(inside)))
 
 
 def test_a_pasted_hand_lies_at_the_recorded_layout(shards: Path) -> None:

@@ -125,6 +125,27 @@ def test_the_folder_says_what_it_is(released: Path, checkpoints: dict[str, Path]
     assert parts["unet"][1] == "UNet2DConditionModel"
 
 
+def test_a_released_part_goes_with_a_new_one(released: Path, checkpoints: dict[str, Path], tmp_path: Path) -> None:
+    (released / "masknet.log.csv").write_text("step\n")
+    out = tmp_path / "next"
+    words = ["--masknet", str(released), "--fusionnet", str(checkpoints["masked"]), "--dtype", "float32"]
+    assert main(["export", *words, "--out", str(out)]) == 0
+    for name in ("masknet/model.safetensors", "masknet.config.yaml", "masknet.log.csv"):
+        assert (out / name).read_bytes() == (released / name).read_bytes()
+    parts, before = (json.loads((folder / "card.json").read_text())["parts"] for folder in (out, released))
+    assert parts["masknet"] == before["masknet"]
+    assert parts["fusionnet"]["checkpoint_sha256"] == FusionNet.load(checkpoints["masked"]).checkpoint_hash
+
+
+def test_a_released_part_without_its_card_is_one_line(
+    released: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    shutil.copytree(released / "masknet", tmp_path / "masknet")
+    assert main(["export", "--masknet", str(tmp_path), "--out", str(tmp_path / "next")]) == 2
+    assert re.search(r"^error: --masknet .*card\.json.*give a checkpoint", capsys.readouterr().err, re.MULTILINE)
+    assert not (tmp_path / "next").exists()
+
+
 def differences(recipes: list[str], model: Path, work: Path, monkeypatch: pytest.MonkeyPatch) -> list[float]:
     """Run pieces of Python code beside the exported folder: how far each picture is from FusionNet's, of 255.
 

@@ -1,5 +1,6 @@
 """The table, the paired differences and the sheet of `bench painting`."""
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +13,8 @@ from hoi_lightning.diffusion.repaint import RePaintSampler
 from hoi_lightning.generate import write_png
 from hoi_lightning.grid import draw_grid
 from hoi_lightning.metrics.bootstrap import bootstrap_interval
-from hoi_lightning.metrics.image import ImageMetrics, as_batch
+from hoi_lightning.metrics.detail import fine_detail
+from hoi_lightning.metrics.image import ImageMetrics, as_batch, hole_crop
 
 REFERENCES = ("object", "pasted")
 DRAWN = 8  # pictures on the sheet
@@ -42,24 +44,42 @@ def collect_rows(
         infos = [index.info(i) for i in chosen]
         groups = np.array([f"{info.category}/{info.instance}" for info in infos])
         records = [record_of(stem_of(out, name, i)) for i in chosen]
-        metrics.reset()
-        for i in chosen:
-            with Image.open(stem_of(out, name, i).with_suffix(".png")) as painted:
-                metrics.update(as_batch([np.asarray(painted)]), as_batch([load_pair(index, i).hoi]))
+        pictures, pairs = [_picture(out, name, i) for i in chosen], [load_pair(index, i) for i in chosen]
+        detail = [[fine_detail(picture, pair.hand) for picture, pair in zip(pictures, pairs, strict=True)]]
+        detail += [[fine_detail(pair.hoi, pair.hand) for pair in pairs]]
         values = {key: np.array([record[key] for record in records]) for key in records[0] if key != "made_by"}
         rows[name] = {
             "num_pictures": len(chosen),
             "network_calls": arms[name].network_calls if name in arms else 0,
             "cpu_seconds": float(values["cpu_seconds"].mean()),
-            metrics.fd_name: metrics.compute()[metrics.fd_name],
+            metrics.fd_name: _distance(metrics, pictures, [pair.hoi for pair in pairs]),
+            f"{metrics.fd_name}_hand": _distance(
+                metrics,
+                [hole_crop(picture, pair.hand) for picture, pair in zip(pictures, pairs, strict=True)],
+                [hole_crop(pair.hoi, pair.hand) for pair in pairs],
+            ),
             "lpips_hand": float(values["lpips_hand"].mean()),
             "lpips_hand_interval": bootstrap_interval(values["lpips_hand"], groups, seed),
+            "detail": float(np.nanmean(detail[0]) / np.nanmean(detail[1])),
             "seam": float(np.nanmean(values["jump"]) / np.nanmean(values["jump_recorded"])),
             "hole_recall": float(np.median(values["hole_recall"])),
             "outside_max_diff": int(values["outside_max_diff"].max()) if name in arms else None,
             "worse_than": _worse_than(out, name, jobs, arms, groups, seed) if name in arms else None,
         }
     return rows
+
+
+def _picture(out: Path, name: str, i: int) -> np.ndarray:
+    with Image.open(stem_of(out, name, i).with_suffix(".png")) as painted:
+        return np.asarray(painted)
+
+
+def _distance(metrics: ImageMetrics, painted: Sequence[np.ndarray], real: Sequence[np.ndarray]) -> float:
+    """Fréchet distance of two lists of pictures, uint8 (H, W, 3)."""
+    metrics.reset()
+    for ours, theirs in zip(painted, real, strict=True):
+        metrics.update(as_batch([ours]), as_batch([theirs]))
+    return metrics.compute()[metrics.fd_name]
 
 
 def _worse_than(
@@ -101,10 +121,11 @@ def table(result: dict[str, Any]) -> str:
         f"{about['num_pictures']} pictures of the {about['split']} split, seed {about['seed']}, commit "
         f"{(about['git_commit'] or 'none')[:7]}, checkpoint {about['fusionnet_sha256'][:12]}, shards "
         f"{about['manifest_sha256'][:12]}, {'fp32' if about['precision'] == '32' else about['precision']}; "
-        f"{about['lpips']} in the hand's square.",
+        f"{about['lpips']} and the second {fd_name} in the hand's square, detail within the hand.",
         "",
-        f"| sampler | N | network calls | CPU s | {fd_name} | {about['lpips']}, hand | seam | hole recall | outside |",
-        "|---|---:|---:|---:|---:|---|---:|---:|---:|",
+        f"| sampler | N | network calls | CPU s | {fd_name} | {fd_name}, hand | {about['lpips']}, hand | detail "
+        "| seam | hole recall | outside |",
+        "|---|---:|---:|---:|---:|---:|---|---:|---:|---:|---:|",
     ]
     for name, row in result["rows"].items():
         low, high = row["lpips_hand_interval"]
@@ -113,7 +134,8 @@ def table(result: dict[str, Any]) -> str:
         recall = "" if row["outside_max_diff"] is None else f"{row['hole_recall']:.3f}"
         lines.append(
             f"| {name} | {row['num_pictures']} | {row['network_calls']} | {row['cpu_seconds']:.2f} | "
-            f"{row[fd_name]:.2f} | {row['lpips_hand']:.4f}{interval} | {row['seam']:.3f} | {recall} | {outside} |"
+            f"{row[fd_name]:.2f} | {row[f'{fd_name}_hand']:.2f} | {row['lpips_hand']:.4f}{interval} | "
+            f"{row['detail']:.2f} | {row['seam']:.3f} | {recall} | {outside} |"
         )
     lines += ["", "Difference of the hand's figure, paired:", ""]
     for name, row in result["rows"].items():
