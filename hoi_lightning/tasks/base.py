@@ -221,17 +221,25 @@ class HoiTask(LightningModule):
                 counts[name] -= undone
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """Refuse to go on with weights that mean something else, other frozen parts, or another optimizer's state.
+        """Refuse to go on with another optimizer's state, or with weights that `check_weights` refuses.
 
         Raises:
             InputError: naming the first argument that says so.
         """
         fitted_by = checkpoint["hyper_parameters"].get("optimizer", self.optimizer)
-        if self._trainer is not None and self._trainer.state.fn == "fit" and fitted_by != self.optimizer:
+        if self.trainer.state.fn == "fit" and fitted_by != self.optimizer:
             raise InputError(
                 f"--model.optimizer {self.optimizer}: the checkpoint holds the state of {fitted_by}; give the same, or "
                 "begin a new --run"
             )
+        self.check_weights(checkpoint)
+
+    def check_weights(self, checkpoint: dict[str, Any]) -> None:
+        """Refuse weights that mean something else here, or that were fitted on other frozen parts.
+
+        Raises:
+            InputError: naming the argument that says so.
+        """
         for name in self.of_the_weights:
             ours, theirs = self.hparams[name], checkpoint["hyper_parameters"].get(name, self.hparams[name])
             if ours != theirs:
@@ -239,7 +247,6 @@ class HoiTask(LightningModule):
                     f"--model.{name} {ours}: the checkpoint was fitted with {theirs}, and its weights mean that; give "
                     "the same, or begin a new --run"
                 )
-
         for part, digest in checkpoint.get("frozen", {}).items():
             if self.frozen.get(part, digest) != digest:
                 raise InputError(
@@ -266,7 +273,7 @@ class HoiTask(LightningModule):
         try:
             kept = {name for name in arguments if not name.startswith("_")} - set(cls.of_training)
             task = cls(**{name: arguments[name] for name in kept})
-            task.on_load_checkpoint(checkpoint)
+            task.check_weights(checkpoint)
             task.load_state_dict(weights, strict=task.strict_loading)
         except (TypeError, RuntimeError, InputError) as error:
             if str(error).startswith("--model.pretrained "):
