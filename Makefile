@@ -149,7 +149,7 @@ $(MINI)/whole/done: | $(MINI)/wider-32/card.json
 $(MINI)/fusionnet/done: | $(MINI)/whole-32/card.json
 	$(FIT) -c configs/mini/fusionnet.yaml $(MINI_HERE) $(MINI)/ho3pairs --run fusionnet --model.pretrained $(MINI)/whole-32/fusionnet \
 		--model.timestep_power 0.5 --model.compile_unet true --model.optimizer muon --data.batch_size 12 --model.learning_rate 8e-4 \
-		--trainer.max_steps 15900 $(BF16)
+		--trainer.max_steps 20900 $(BF16)
 	touch $@
 
 $(MINI)/hands-32/card.json $(MINI)/wider-32/card.json $(MINI)/whole-32/card.json: $(MINI)/%-32/card.json: $(MINI)/%/done
