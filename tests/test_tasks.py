@@ -155,6 +155,20 @@ def test_the_feather_of_a_wide_hole_is_as_wide_as_asked() -> None:
     torch.testing.assert_close(rows[98:106], torch.tensor([0, 0, 0.15625, 0.5, 0.84375, 1, 1, 1]))
 
 
+@pytest.mark.parametrize("slope", [1 / 7, 1 / 5, 1 / 3, 0.7])
+def test_the_feather_of_a_slanted_hole_has_no_teeth(slope: float) -> None:
+    """Its level lines are straight, where the hole's own outline goes in steps of a pixel, to a quarter of those."""
+    rows, columns = torch.meshgrid(torch.arange(256.0), torch.arange(256.0), indexing="ij")
+    weights = feather((columns - 128 > slope * (rows - 128)).float()[None, None])[0, 0]
+    for level in (0.2, 0.5, 0.8):
+        lines = []
+        for row in range(60, 200):
+            k = int((weights[row] >= level).nonzero()[0])
+            before, after = weights[row, k - 1], weights[row, k]
+            lines.append(float(k - 1 + (level - before) / (after - before)) - slope * row)
+        assert max(lines) - min(lines) < 0.25
+
+
 def test_frozen_parts_are_in_no_state_dict(fusionnet: FusionNet) -> None:
     assert {name.split(".")[0] for name in fusionnet.state_dict()} == {"unet", "prompt_embeds"}
     assert not any(p.requires_grad for p in fusionnet.latents.vae.parameters())
