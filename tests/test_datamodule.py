@@ -180,6 +180,28 @@ def test_a_run_goes_on_with_the_sample_where_it_stopped(shards: Path, tmp_path: 
     assert rest[:count] == straight[stop:]
 
 
+def test_a_category_comes_as_often_as_it_is_told(tmp_path: Path) -> None:
+    """Every epoch is of 4 x 3 knives, 4 mugs and 4 bowls, mixed; stopped, it goes on where it was."""
+    shards = write_shards(tmp_path / "s", {"train": 12, "val": 1}, categories=("Knife", "Mug", "Bowl"))
+    options: dict[str, Any] = {"batch_size": 4, "num_workers": 0, "category_repeats": {"Knife": 3}}
+    straight = fit(shards, tmp_path / "a", **options)
+    epochs = [[key for batch in straight[start : start + 5] for key in batch] for start in (0, 5, 10)]
+    keys = ShardIndex(shards, "train").keys
+    for epoch in epochs:
+        assert sorted(epoch) == sorted([*keys, *2 * keys[::3]])
+    assert epochs[0] != epochs[1]
+    rest = fit(shards, tmp_path / "b", tmp_path / "a/step=6.ckpt", **options)
+    assert rest[: len(straight) - 6] == straight[6:]
+
+
+@pytest.mark.parametrize(
+    ("repeats", "remedy"), [({"Knife": 0}, "Knife 0: give at least 1"), ({"Knive": 2}, "Knive: no .* there are Mug")]
+)
+def test_repeats_of_no_category_are_one_line(shards: Path, repeats: dict[str, int], remedy: str) -> None:
+    with pytest.raises(InputError, match=remedy):
+        HoiDataModule(shards, category_repeats=repeats).train_dataloader()
+
+
 @pytest.mark.parametrize(("stop", "batch_size"), [(4, 3), (4, 9), (10, 7), (14, 2)])
 def test_a_run_goes_on_with_batches_of_another_size(shards: Path, tmp_path: Path, stop: int, batch_size: int) -> None:
     straight = fit(shards, tmp_path / "a", batch_size=4, num_workers=0)

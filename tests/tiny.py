@@ -2,6 +2,8 @@
 
 import hashlib
 import json
+from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -46,8 +48,10 @@ def sample(index: int, size: int = 64) -> HOISample:
     return HOISample(info, hoi, obj, None, hand, square & ~hand)
 
 
-def write_shards(folder: Path, counts: dict[str, int], size: int = 64, per_shard: int = 10) -> Path:
-    """Write splits of the given sizes, with a manifest, as the builder does."""
+def write_shards(
+    folder: Path, counts: dict[str, int], size: int = 64, per_shard: int = 10, categories: Sequence[str] = ("Mug",)
+) -> Path:
+    """Write splits of the given sizes, with a manifest, as the builder does; categories take turns."""
     folder.mkdir(parents=True)
     shards, index = [], 0
     for split, count in counts.items():
@@ -56,7 +60,9 @@ def write_shards(folder: Path, counts: dict[str, int], size: int = 64, per_shard
             here = min(per_shard, count - start)
             with wds.TarWriter(str(path), encoder=False, mtime=0) as tar:
                 for _ in range(here):
-                    tar.write(encode(sample(index, size)))
+                    drawn = sample(index, size)
+                    info = replace(drawn.info, category=categories[index % len(categories)])
+                    tar.write(encode(replace(drawn, info=info)))
                     index += 1
             data = path.read_bytes()
             digest = hashlib.sha256(data).hexdigest()

@@ -5,6 +5,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any, get_args
 
+import numpy as np
 import torch
 import torch.nn.functional as F
 from lightning.pytorch import LightningDataModule
@@ -15,8 +16,8 @@ from hoi_lightning.data.augment import Augment, augment
 from hoi_lightning.data.index import cache_folder
 from hoi_lightning.data.loader import BatchLoader, BatchReader, Steps, Tally
 from hoi_lightning.data.manifest import Split
-from hoi_lightning.data.order import EvaluationSteps, Shares, TrainingSteps, since_last_step
-from hoi_lightning.data.reader import OnError, Shards
+from hoi_lightning.data.order import EvaluationSteps, Order, RepeatedOrder, Shares, TrainingSteps, since_last_step
+from hoi_lightning.data.reader import OnError, ShardIndex, Shards
 from hoi_lightning.data.remote import open_shards
 from hoi_lightning.data.sample import MEMBERS, OPTIONAL, Field
 from hoi_lightning.errors import InputError
@@ -31,9 +32,10 @@ class HoiDataModule(LightningDataModule):
     {0, 1}, `layout` (B, 5), `key` and `category` as lists; beside `hand` the `keypoints` (B, 21, 2), NDC,
     NaN where unknown.
 
-    An epoch of training is every sample once over all processes, in an order that (seed, epoch) decides; a run goes on
-    at the sample where it stopped, also with another number of processes, threads or samples per batch. Validation and
-    test score every sample once; under FSDP up to one sample less per process, so that all have as many batches.
+    An epoch of training is every sample once over all processes (or as often as `category_repeats` says), in an order
+    that (seed, epoch) decides; a run goes on at the sample where it stopped, also with another number of processes,
+    threads or samples per batch. Validation and test score every sample once; under FSDP up to one sample less per
+    process, so that all have as many batches.
 
     Args:
         shards: folder that `make shards` wrote, or its URL (https, s3, gs, …): tars are then fetched while training.
@@ -50,6 +52,8 @@ class HoiDataModule(LightningDataModule):
         colour: see `Augment`.
         jitter: see `Augment`.
         jitter_degrees: see `Augment`.
+        category_repeats: how often a category's samples come in an epoch of training, once where it is not named: for
+            what is rare or hard. Of shards on this machine alone.
         seed: decides the order of samples and their augmentation.
         on_error: what a damaged sample does: stop the run, or be left out, counted and logged.
         max_bad_fraction: of damaged samples; more stop the run.
@@ -73,6 +77,7 @@ class HoiDataModule(LightningDataModule):
         colour: float = 0.0,
         jitter: float = 0.0,
         jitter_degrees: float = 0.0,
+        category_repeats: dict[str, int] | None = None,
         seed: int = 0,
         on_error: OnError = "raise",
         max_bad_fraction: float = 0.01,
@@ -86,6 +91,10 @@ class HoiDataModule(LightningDataModule):
             raise InputError(
                 f"--data.num_workers {num_workers}: give 0, which decodes in the training process, or more"
             )
+        for name, repeats in (category_repeats or {}).items():
+            if repeats < 1:
+                raise InputError(f"--data.category_repeats.{name} {repeats}: give at least 1")
+        self.category_repeats = category_repeats or {}
         self.shards, self.batch_size, self.num_workers, self.image_size = shards, batch_size, num_workers, image_size
         self.fields, self.latents, self.seed = fields, latents, seed
         self.on_error, self.max_bad_fraction = on_error, max_bad_fraction
@@ -131,8 +140,15 @@ class HoiDataModule(LightningDataModule):
     def train_dataloader(self) -> BatchLoader:
         """Shuffled; goes on at the sample a checkpoint was written after."""
         shards = self.index("train")
-        shares = self._shares(shards, "training")
-        self._steps = TrainingSteps(shares, lambda epoch: shards.order(self.seed, epoch), *self._start)
+        samples = self._repeated(shards) if self.category_repeats else None
+        shares = self._shares(shards, "training", samples)
+
+        def order(epoch: int) -> Order:
+            if samples is None:
+                return shards.order(self.seed, epoch)
+            return RepeatedOrder(samples, self.seed, epoch)
+
+        self._steps = TrainingSteps(shares, order, *self._start)
         if self.trainer is not None:
             self._align_progress(shares, self.trainer.fit_loop.epoch_loop.batch_progress)
         return self._loader(shards, self.fields, self._steps, shares, self.latents)
@@ -194,13 +210,23 @@ class HoiDataModule(LightningDataModule):
         equal = self.trainer is not None and isinstance(self.trainer.strategy, ModelParallelStrategy)
         return self._loader(shards, EVALUATION_FIELDS, EvaluationSteps(shares, equal), shares)
 
-    def _shares(self, shards: Shards, name: str) -> Shares:
+    def _repeated(self, shards: Shards) -> np.ndarray:
+        """Training samples, each as often as its category says."""
+        if not isinstance(shards, ShardIndex):
+            raise InputError(f"--data.category_repeats: not for shards behind a URL ({self.shards}); leave it out")
+        categories = [shards.find(i)[2] for i in range(len(shards))]
+        if unknown := sorted(set(self.category_repeats) - set(categories)):
+            known = ", ".join(sorted(set(categories)))
+            raise InputError(f"--data.category_repeats.{unknown[0]}: no training sample is of it; there are {known}")
+        return np.repeat(np.arange(len(shards)), [self.category_repeats.get(name, 1) for name in categories])
+
+    def _shares(self, shards: Shards, name: str, samples: np.ndarray | None = None) -> Shares:
         rank, world_size = (self.trainer.global_rank, self.trainer.world_size) if self.trainer else (0, 1)
         if len(shards) < world_size:
             raise InputError(
                 f"{self.shards}: {len(shards)} {name} samples for {world_size} processes; use fewer devices"
             )
-        return Shares(len(shards), self.batch_size, rank, world_size)
+        return Shares(len(shards if samples is None else samples), self.batch_size, rank, world_size)
 
     def _loader(
         self, shards: Shards, fields: Sequence[Field], steps: Steps, shares: Shares, latents: bool = False

@@ -61,6 +61,23 @@ class Permutation:
         return left + self._a * right  # an even number of rounds leaves the halves where they were
 
 
+class RepeatedOrder:
+    """The order of an epoch in which samples come several times, anywhere in it.
+
+    Args:
+        samples: each as often as it comes, int64.
+        seed: of the run.
+        epoch: counted from 0.
+    """
+
+    def __init__(self, samples: np.ndarray, seed: int, epoch: int) -> None:
+        self._samples, self._order = samples, Permutation(len(samples), seed, epoch)
+
+    def take(self, positions: np.ndarray) -> np.ndarray:
+        """Samples at positions (M,), int64."""
+        return self._samples[self._order.take(positions)]
+
+
 class Order(Protocol):
     """The order of one epoch."""
 
