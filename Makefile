@@ -146,13 +146,19 @@ $(MINI)/whole/done: | $(MINI)/wider-32/card.json
 	touch $@
 
 # t above T/2, where it is decided what is a finger, three times in four
-$(MINI)/fusionnet/done: | $(MINI)/whole-32/card.json
-	$(FIT) -c configs/mini/fusionnet.yaml $(MINI_HERE) $(MINI)/ho3pairs --run fusionnet --model.pretrained $(MINI)/whole-32/fusionnet \
-		--model.timestep_power 0.5 --model.compile_unet true --model.optimizer muon --data.batch_size 12 --model.learning_rate 8e-4 \
-		--trainer.max_steps 20900 $(BF16)
+MUON = --model.timestep_power 0.5 --model.compile_unet true --model.optimizer muon --data.batch_size 12
+$(MINI)/fingers/done: | $(MINI)/whole-32/card.json
+	$(FIT) -c configs/mini/fusionnet.yaml $(MINI_HERE) $(MINI)/ho3pairs --run fingers --model.pretrained $(MINI)/whole-32/fusionnet \
+		$(MUON) --model.learning_rate 8e-4 --trainer.max_steps 20900 $(BF16)
 	touch $@
 
-$(MINI)/hands-32/card.json $(MINI)/wider-32/card.json $(MINI)/whole-32/card.json: $(MINI)/%-32/card.json: $(MINI)/%/done
+# at last the hardest grips more often
+$(MINI)/fusionnet/done: | $(MINI)/fingers-32/card.json
+	$(FIT) -c configs/mini/fusionnet.yaml $(MINI_HERE) $(MINI)/ho3pairs --run fusionnet --model.pretrained $(MINI)/fingers-32/fusionnet \
+		$(MUON) --model.learning_rate 6e-4 --data.category_repeats.Knife 3 --data.category_repeats.Mug 2 --trainer.max_steps 1600 $(BF16)
+	touch $@
+
+$(MINI)/hands-32/card.json $(MINI)/wider-32/card.json $(MINI)/whole-32/card.json $(MINI)/fingers-32/card.json: $(MINI)/%-32/card.json: $(MINI)/%/done
 	rm -rf $(@D)
 	$(PY) -m hoi_lightning export --fusionnet $(MINI)/$*/checkpoints/last.ckpt --out $(@D) --dtype float32
 
