@@ -128,7 +128,7 @@ def run(args: argparse.Namespace) -> None:
         loaded["fusionnet"] = released_or_checkpoint(FusionNet, args.fusionnet, cpu)
     if args.base is not None:
         loaded["base"] = InpaintBase.load(args.base)
-    parts = {name: _provenance(name, path, loaded[name].checkpoint_hash) for name, path in given.items()}
+    origins = {name: _origin(name, path, loaded[name].checkpoint_hash) for name, path in given.items()}
     painter = loaded.get("fusionnet", loaded.get("base"))
     texts = _text_encoder_folder(painter) if args.text_encoder and isinstance(painter, FusionNet) else None
     make_folder(args.out)
@@ -143,9 +143,10 @@ def run(args: argparse.Namespace) -> None:
             **{name: [type(task).__module__, type(task).__name__] for name, task in loaded.items()},
         }
         (args.out / "model_index.json").write_text(json.dumps(index, indent=2) + "\n", encoding="utf-8")
-    _write_card(args, parts, loaded)
-    for name, path in given.items():
-        _write_config(args.out, name, path)
+    _write_card(args, {name: said for name, (said, _) in origins.items()}, loaded)
+    for _, files in origins.values():
+        for name, data in files.items():
+            (args.out / name).write_bytes(data)
     print(args.out)
 
 
@@ -201,33 +202,23 @@ def _copy_text_encoder(pretrained: Path, folder: Path) -> None:
     (folder / "model_index.json").write_text(json.dumps(index, indent=2) + "\n", encoding="utf-8")
 
 
-def _provenance(name: str, path: Path, checkpoint_hash: str | None) -> dict[str, Any]:
-    """What the card says of one part: of a released one, what its own card says."""
+def _origin(name: str, path: Path, checkpoint_hash: str) -> tuple[dict[str, Any], dict[str, bytes]]:
+    """What the card says of one part, and the run's config (and log) by file name; a released part's are its own."""
     import torch
 
     if not path.is_dir():
-        steps = torch.load(path, map_location="cpu", weights_only=True)["global_step"]
-        return {"checkpoint_sha256": checkpoint_hash, "steps": steps, "git_commit": git_commit()}
+        checkpoint = torch.load(path, map_location="cpu", weights_only=True)
+        said = {"checkpoint_sha256": checkpoint_hash, "steps": checkpoint["global_step"], "git_commit": git_commit()}
+        return said, {f"{name}.config.yaml": checkpoint.get("cli_config", "").encode()}
     try:
         card = json.loads((path / "card.json").read_text(encoding="utf-8"))
-        return {"git_commit": card["git_commit"], **card["parts"][name]}
+        said = {"git_commit": card["git_commit"], **card["parts"][name]}
     except (OSError, ValueError, LookupError, TypeError):
         raise InputError(
             f"--{name} {path}: its card.json, which says how its {name} was made, is missing or damaged; give a "
             "checkpoint, or a folder that `export` made"
         ) from None
-
-
-def _write_config(folder: Path, name: str, source: Path) -> None:
-    """The run's config, `<name>.config.yaml`; out of a released folder its log, too."""
-    import torch
-
-    if not source.is_dir():
-        text = torch.load(source, map_location="cpu", weights_only=True).get("cli_config", "")
-        (folder / f"{name}.config.yaml").write_text(text, encoding="utf-8")
-        return
-    for file in source.glob(f"{name}.*"):
-        shutil.copy(file, folder)
+    return said, {file.name: file.read_bytes() for file in path.glob(f"{name}.*")}
 
 
 def _write_card(args: argparse.Namespace, parts: dict[str, dict[str, Any]], loaded: "dict[str, HoiTask]") -> None:

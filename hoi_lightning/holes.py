@@ -126,9 +126,8 @@ def feather(hole: Tensor, width: float = 0.02) -> Tensor:
     for _ in range(2):  # sums of halves are exact in whatever order
         padded = F.pad(signed, (kernel // 2,) * 4, mode="replicate")
         signed = F.avg_pool2d(padded, kernel, stride=1, divisor_override=1)
-    depth = hole * torch.maximum(signed / kernel**4 + 0.5, 0.1 * inner).clamp(
-        max=2 * reach
-    )  # a thread has but its outside about it
+    smooth = torch.maximum(signed / kernel**4 + 0.5, 0.1 * inner)  # about a thread there is but outside
+    depth = hole * smooth.clamp(max=2 * reach)
     half_width = _spread(depth, 2 * reach)
     ramp = (depth / (half_width / 2).clamp(min=1e-6)).clamp(max=1)
     return ramp * ramp * (3 - 2 * ramp)  # level at both ends: no step for the eye at the outline

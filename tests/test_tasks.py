@@ -122,7 +122,7 @@ def test_nothing_changes_outside_the_hole(fusionnet: FusionNet) -> None:
         assert ((painted - batch["obj"]).abs() * hole).max() > 0.05
 
 
-def test_a_picture_belongs_to_its_seed_not_to_itsbatch_of_hands(fusionnet: FusionNet) -> None:
+def test_a_picture_belongs_to_its_seed_not_to_its_batch(fusionnet: FusionNet) -> None:
     batch, sampler = batch_of_hands(4), RePaintSampler(4, jump_length=2)
     together = fusionnet.sample(batch["obj"], batch["layout"], [5, 6, 7, 8], sampler)
     alone = fusionnet.sample(batch["obj"][2:3], batch["layout"][2:3], [7], sampler)

@@ -45,8 +45,8 @@ def collect_rows(
         groups = np.array([f"{info.category}/{info.instance}" for info in infos])
         records = [record_of(stem_of(out, name, i)) for i in chosen]
         pictures, pairs = [_picture(out, name, i) for i in chosen], [load_pair(index, i) for i in chosen]
-        detail = [[fine_detail(picture, pair.hand) for picture, pair in zip(pictures, pairs, strict=True)]]
-        detail += [[fine_detail(pair.hoi, pair.hand) for pair in pairs]]
+        detail = [fine_detail(picture, pair.hand) for picture, pair in zip(pictures, pairs, strict=True)]
+        recorded_detail = [fine_detail(pair.hoi, pair.hand) for pair in pairs]
         values = {key: np.array([record[key] for record in records]) for key in records[0] if key != "made_by"}
         rows[name] = {
             "num_pictures": len(chosen),
@@ -60,7 +60,7 @@ def collect_rows(
             ),
             "lpips_hand": float(values["lpips_hand"].mean()),
             "lpips_hand_interval": bootstrap_interval(values["lpips_hand"], groups, seed),
-            "detail": float(np.nanmean(detail[0]) / np.nanmean(detail[1])),
+            "detail": float(np.nanmean(detail) / np.nanmean(recorded_detail)),
             "seam": float(np.nanmean(values["jump"]) / np.nanmean(values["jump_recorded"])),
             "hole_recall": float(np.median(values["hole_recall"])),
             "outside_max_diff": int(values["outside_max_diff"].max()) if name in arms else None,
@@ -71,7 +71,7 @@ def collect_rows(
 
 def _picture(out: Path, name: str, i: int) -> np.ndarray:
     with Image.open(stem_of(out, name, i).with_suffix(".png")) as painted:
-        return np.asarray(painted)
+        return np.asarray(painted.convert("RGB"))
 
 
 def _distance(metrics: ImageMetrics, painted: Sequence[np.ndarray], real: Sequence[np.ndarray]) -> float:
@@ -154,8 +154,7 @@ def draw_sheet(out: Path, names: list[str], chosen: list[int], index: ShardIndex
     shown = chosen[:DRAWN]
     columns: dict[str, list[np.ndarray]] = {}
     for name in names:
-        files = [stem_of(out, name, i).with_suffix(".png") for i in shown]
-        if all(file.is_file() for file in files):
-            columns[name] = [np.asarray(Image.open(file).convert("RGB")) for file in files]
+        if all(stem_of(out, name, i).with_suffix(".png").is_file() for i in shown):
+            columns[name] = [_picture(out, name, i) for i in shown]
     columns["recorded"] = [load_pair(index, i).hoi for i in shown]
     write_png(out / "painting.png", draw_grid(columns, 160))
