@@ -143,6 +143,11 @@ def test_no_more_is_kept_than_there_is_room_for(folder: Path, tmp_path: Path) ->
     assert len(list((tmp_path / "cache").glob("*.tar"))) == 2
 
 
+def test_categories_are_not_repeated_from_a_url(folder: Path, tmp_path: Path) -> None:
+    with pytest.raises(InputError, match=r"--data\.category_repeats: not for shards behind a URL .*leave it out"):
+        module(folder.as_uri(), tmp_path, category_repeats={"Mug": 2}).train_dataloader()
+
+
 def test_validation_and_layout_statistics(folder: Path, tmp_path: Path) -> None:
     data = module(f"file://{folder}", tmp_path)
     assert keys(list(data.val_dataloader())) == ShardIndex(folder, "val").keys
