@@ -173,7 +173,7 @@ $(MINI)/clearer/done: | $(MINI)/layouts-32/card.json
 		$(AS_THEY_COME) --model.learning_rate 1.2e-3 --data.crop_area 0.85 --trainer.max_steps 6000
 	touch $@
 
-# at last without crops, which make hands too large in whole pictures; 9 000 such steps learn the objects by heart
+# at last without crops, which make hands too large in whole pictures; not for long, or it learns the objects by heart
 $(MINI)/masknet/done: | $(MINI)/clearer-32/card.json
 	$(FIT) -c configs/mini/masknet.yaml $(MINI_HERE) $(MINI)/ho3pairs --run masknet --model.init_from $(MINI)/clearer-32 \
 		$(AS_THEY_COME) --model.learning_rate 6e-4 --data.crop_area 1 --trainer.max_steps 3000
