@@ -120,10 +120,13 @@ $(MINI)/base/done: | $(MINI)/sharp/done
 	$(FIT) -c configs/mini/base.yaml $(MINI_HERE) $(MINI)/ho3pairs --run base --model.pretrained $(MINI)/sharp/base --trainer.max_steps 2000
 	touch $@
 
-# in 32 bits, because the latents are filed under the autoencoder's exact weights
-$(MINI)/base-32/card.json: $(MINI)/base/done
+# What the next stage goes on from, in 32 bits, because the latents are filed under the autoencoder's exact weights.
+PART = fusionnet
+$(MINI)/base-32/card.json: PART = base
+$(MINI)/layouts-32/card.json $(MINI)/clearer-32/card.json: PART = masknet
+$(patsubst %,$(MINI)/%-32/card.json,base hands wider whole fingers layouts clearer): $(MINI)/%-32/card.json: $(MINI)/%/done
 	rm -rf $(@D)
-	$(PY) -m hoi_lightning export --base $(MINI)/base/checkpoints/last.ckpt --out $(@D) --dtype float32
+	$(PY) -m hoi_lightning export --$(PART) $(MINI)/$*/checkpoints/last.ckpt --out $(@D) --dtype float32
 
 $(MINI)/latents.done: $(MINI)/base-32/card.json
 	$(PY) -m data_prep latents $(MINI)/ho3pairs --vae $(MINI)/base-32 --overwrite
@@ -158,10 +161,6 @@ $(MINI)/fusionnet/done: | $(MINI)/fingers-32/card.json
 		$(MUON) --model.learning_rate 6e-4 --data.category_repeats.Knife 3 --data.category_repeats.Mug 2 --trainer.max_steps 1600 $(BF16)
 	touch $@
 
-$(MINI)/hands-32/card.json $(MINI)/wider-32/card.json $(MINI)/whole-32/card.json $(MINI)/fingers-32/card.json: $(MINI)/%-32/card.json: $(MINI)/%/done
-	rm -rf $(@D)
-	$(PY) -m hoi_lightning export --fusionnet $(MINI)/$*/checkpoints/last.ckpt --out $(@D) --dtype float32
-
 $(MINI)/layouts/done: | $(MINI)/ho3pairs/manifest.json
 	$(FIT) -c configs/mini/masknet.yaml $(MINI_HERE) $(MINI)/ho3pairs --run layouts --trainer.max_steps 34000
 	touch $@
@@ -178,10 +177,6 @@ $(MINI)/masknet/done: | $(MINI)/clearer-32/card.json
 	$(FIT) -c configs/mini/masknet.yaml $(MINI_HERE) $(MINI)/ho3pairs --run masknet --model.init_from $(MINI)/clearer-32 \
 		$(AS_THEY_COME) --model.learning_rate 6e-4 --data.crop_area 1 --trainer.max_steps 3000
 	touch $@
-
-$(MINI)/layouts-32/card.json $(MINI)/clearer-32/card.json: $(MINI)/%-32/card.json: $(MINI)/%/done
-	rm -rf $(@D)
-	$(PY) -m hoi_lightning export --masknet $(MINI)/$*/checkpoints/last.ckpt --out $(@D) --dtype float32
 
 $(MINI)/mini/card.json: $(MINI)/fusionnet/done $(MINI)/masknet/done
 	rm -rf $(MINI)/mini $(MINI)/mini-base
