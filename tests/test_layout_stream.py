@@ -146,6 +146,21 @@ def test_votes_of_neighbours_find_the_shares_even_of_rules_that_overlap() -> Non
     assert rule_shares(draw(0.9, 500, 20.0)[0], true, rules, ["one", "other"])["one"] > 0.85
 
 
+def test_true_layouts_have_the_true_shares_though_one_of_two_overlapping_rules_is_denser() -> None:
+    rng = np.random.default_rng(0)
+
+    def draw(count: int) -> tuple[torch.Tensor, list[str]]:
+        dense = rng.random(count) < 0.4
+        numbers = rng.normal(size=(count, 5)) * np.where(dense, 0.5, 1.0)[:, None]
+        return torch.from_numpy(numbers), ["dense" if is_dense else "wide" for is_dense in dense]
+
+    errors = []
+    for _ in range(30):
+        true, rules = draw(512)
+        errors.append(rule_shares(draw(512)[0], true, rules, ["dense", "wide"])["dense"] - 0.4)
+    assert abs(np.mean(errors)) < 3 * np.std(errors) / len(errors) ** 0.5
+
+
 def test_density_is_the_share_of_palms() -> None:
     pair = torch.tensor([[0.6, -0.5, 0.0, 0.0, 1.0], [0.6, 0.5, 0.0, 0.0, 1.0]])
     density = palm_density(pair.repeat(50, 1), 64)
