@@ -14,10 +14,11 @@ FRAMES ?= 12
 SEED ?= 0
 STEPS ?= 600
 FUSION_STEPS ?= 900
-# What the two go on from, gently; minutes are not enough from scratch. MASK_BASE=null MASK_RATE=1e-3 STEPS=1800 and
-# BASE=$(WEIGHTS)/mini-base RATE=6e-4 have never seen a hand.
+# What the two go on from, gently; minutes are not enough from scratch. MASK_BASE=null MASK_RATE=1e-3 MASK_CROP=0.5
+# STEPS=1800 and BASE=$(WEIGHTS)/mini-base RATE=6e-4 have never seen a hand.
 MASK_BASE ?= mini
 MASK_RATE ?= 2e-4
+MASK_CROP ?= 1
 BASE ?= $(WEIGHTS)/mini/fusionnet
 RATE ?= 1e-4
 HOI4D ?= $(DEMO)/hoi4d
@@ -60,7 +61,7 @@ $(DEMO)/latents.done: $(DEMO)/ho3pairs/manifest.json
 
 $(DEMO)/masknet/done: | $(DEMO)/ho3pairs/manifest.json
 	$(FIT) -c configs/mini/masknet.yaml $(HERE) --run masknet --model.init_from $(MASK_BASE) \
-		--model.learning_rate $(MASK_RATE) --trainer.max_steps $(STEPS)
+		--model.learning_rate $(MASK_RATE) --data.crop_area $(MASK_CROP) --trainer.max_steps $(STEPS)
 	touch $@
 
 $(DEMO)/fusionnet/done: | $(DEMO)/latents.done
