@@ -12,8 +12,9 @@ def rule_shares(layouts: Tensor, true: Tensor, rules: list[str], names: list[str
     A rule is no region: two rules may offer the same layout. A vote is an estimate of the probability that the layout
     came from the rule. By itself it favours the denser of two rules that overlap, whose layouts are more often among
     the nearest. So what the votes of the true layouts, each without its own, differ from their shares is taken off, and
-    layouts that follow the true distribution get the true shares on average; a share near 0 may come out below it. What
-    is far from all of them counts for the nearest all the same; the energy distance sees that it is far.
+    layouts that follow the true distribution get the true shares on average; a share near 0 may come out below it. A
+    wrong share of a rule that overlaps another shows as less than it is. What is far from all of them counts for the
+    nearest all the same; the energy distance sees that it is far.
 
     Args:
         layouts: (K, 5).
