@@ -7,7 +7,8 @@ PY := $(VENV)/bin/python
 READY := $(VENV)/.ready
 WEIGHTS := hoi_lightning/weights
 
-# Where `make demo` works, on what, and the steps of its fits; HOI4D, OUT, SIZE and REMOVER are `make shards`' own.
+# Where `make demo` works, on what, and the steps of its fits; HOI4D, OUT, SIZE, REMOVER and
+# REMOVER_WEIGHTS are `make shards`' own.
 DEMO ?= runs/demo
 CLIPS ?= 256
 FRAMES ?= 12
@@ -75,7 +76,9 @@ $(DEMO)/report.html: $(DEMO)/masknet/done $(DEMO)/fusionnet/done
 		--runs $(DEMO)/masknet $(DEMO)/fusionnet
 
 shards: $(READY) $(if $(filter $(DEMO)/hoi4d,$(HOI4D)),$(DEMO)/hoi4d/demo.json)  ## HO3Pairs shards: make shards HOI4D=/data/HOI4D OUT=/data/ho3pairs
-	$(PY) -m data_prep build --hoi4d $(HOI4D) --out $(OUT) --remover $(REMOVER) --size $(SIZE) --seed $(SEED)
+	@$(if $(filter opencv,$(REMOVER)),$(if $(filter $(DEMO)/hoi4d,$(HOI4D)),,echo "REMOVER=opencv is a preview: its smear shows where hands were; train on shards of REMOVER=diffusion"))
+	$(PY) -m data_prep build --hoi4d $(HOI4D) --out $(OUT) --remover $(REMOVER) $(if $(REMOVER_WEIGHTS),--remover-weights $(REMOVER_WEIGHTS)) \
+		--size $(SIZE) --seed $(SEED)
 
 check-data: $(READY) $(if $(filter $(DEMO)/hoi4d,$(HOI4D)),$(DEMO)/hoi4d/demo.json)  ## what of a HOI4D is there, and what its shards will cost: make check-data HOI4D=/data/HOI4D
 	$(PY) -m data_prep check $(HOI4D)

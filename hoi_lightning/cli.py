@@ -114,7 +114,8 @@ class HoiCLI(LightningCLI):
                 f"--ckpt_path: which weights? give a checkpoint, or --run NAME --ckpt_path last, to {self.subcommand}"
             )
         config.trainer.default_root_dir = str(folder)
-        _place_loggers(config.trainer.logger, folder)
+        goes_on = self.subcommand == "fit" and config.get("ckpt_path") == str(last)
+        _place_loggers(config.trainer.logger, folder, goes_on)
 
     def after_instantiate_classes(self) -> None:
         """Open the shards and make the run's folder, before a logger starts.
@@ -245,7 +246,7 @@ def _quiet() -> None:
     logging.getLogger("lightning.pytorch.utilities.rank_zero").addFilter(lambda record: "litlogger" not in record.msg)
 
 
-def _place_loggers(loggers: Any, folder: Path) -> None:
+def _place_loggers(loggers: Any, folder: Path, goes_on: bool) -> None:
     for logger in loggers if isinstance(loggers, list) else [loggers]:
         if not isinstance(logger, Namespace):
             continue
@@ -254,6 +255,11 @@ def _place_loggers(loggers: Any, folder: Path) -> None:
         if kind in RUN_FOLDER_LOGGERS:
             logger.init_args.name = RUN_FOLDER_LOGGERS[kind]
         elif kind == "WandbLogger":
+            logger.init_args.name = logger.init_args.name or folder.name
+            if goes_on and (
+                earlier := sorted(folder.glob("wandb/*run-*-*"), key=lambda run: run.name.split("run-")[1])
+            ):
+                logger.init_args.id = logger.init_args.id or earlier[-1].name.rsplit("-", 1)[1]
             # artifacts are staged in the home folder otherwise, and a run that is moved loses them
             os.environ.setdefault("WANDB_DATA_DIR", str(folder.resolve()))
             if not _has_wandb_account() and "WANDB_MODE" not in os.environ:

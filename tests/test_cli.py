@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 import torch
+import wandb
 import yaml
 
 from hoi_lightning.__main__ import main
@@ -99,6 +100,16 @@ def test_a_run_leaves_curves_samples_and_its_config(shards: Path, tmp_path: Path
     assert (run / "samples/step-0000004.png").is_file()
     assert (run / "samples/layout_scatter-0000004.png").is_file()
     assert yaml.safe_load((run / "config.yaml").read_text())["model"]["init_args"]["channels"] == [8, 16]
+
+
+def test_a_run_that_goes_on_stays_one_w_and_b_run(shards: Path, tmp_path: Path) -> None:
+    words = ["--data.batch_size=4", "--trainer.limit_val_batches=0", "--ckpt_path=last"]
+    for out, steps in ((tmp_path, 1), (tmp_path, 2), (tmp_path / "other", 1)):
+        assert fit(shards, out, *words, f"--trainer.max_steps={steps}") == 0
+        wandb.finish()
+    ids = [run.name.rsplit("-", 1)[1] for run in sorted(tmp_path.glob("**/wandb/offline-run-*"))]
+    assert len(ids) == 3
+    assert len(set(ids)) == 2
 
 
 @pytest.mark.parametrize("task", [FusionNet, MaskNet])

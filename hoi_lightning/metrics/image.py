@@ -21,6 +21,10 @@ from hoi_lightning.metrics.mini import MiniFeatures
 
 INCEPTION = "weights-inception-2015-12-05-6726825d.pth"
 ALEXNET = "alexnet-owt-7be5be79.pth"
+SOURCES = {  # where torchmetrics and torchvision fetch them
+    INCEPTION: "https://github.com/toshas/torch-fidelity/releases/download/v0.2.0/",
+    ALEXNET: "https://download.pytorch.org/models/",
+}
 CROP_SIDE = 64  # LPIPS was calibrated on patches of 64 pixels
 
 logger = logging.getLogger(__name__)
@@ -214,7 +218,10 @@ def _lpips(device: torch.device) -> Network:
 def _weights(name: str, figure: str, stand_in: str) -> Path | None:
     path = Path(torch.hub.get_dir()) / "checkpoints" / name
     if not path.is_file():
-        _say_once(f"{figure} needs {path}, which is absent: reporting {stand_in}, by the mini feature network, instead")
+        _say_once(
+            f"{figure} needs {path}, which is absent ({SOURCES[name]}{name}): reporting {stand_in} instead, by a "
+            "network that has seen the mini world only"
+        )
         return None
     with path.open("rb") as file:
         digest = hashlib.file_digest(file, "sha256").hexdigest()
