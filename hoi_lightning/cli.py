@@ -28,7 +28,7 @@ from hoi_lightning.tasks import HoiTask
 from hoi_lightning.tasks.base import check_pretrained, read_checkpoint
 
 VERBS = ("fit", "validate", "test", "predict")
-_SMALLER = "lower --data.batch_size"
+_SMALLER = "lower --data.batch_size, give --trainer.precision bf16-mixed or --trainer.accelerator cpu"
 _SMALLER_FIT = (
     "lower --data.batch_size and raise --trainer.accumulate_grad_batches as much, or, of FusionNet, add "
     "-c configs/overlays/rtx4090.yaml, set --model.gradient_checkpointing true or begin anew with "
@@ -36,6 +36,7 @@ _SMALLER_FIT = (
     "--run NAME --ckpt_path last goes on where it stopped"
 )
 _OTHER_WEIGHTS = ("Error(s) in loading state_dict", "loaded state dict")  # torch's words for modules and optimizers
+_RUN = "HOI_LIGHTNING_RUN"
 RUN_FOLDER_LOGGERS = {"CSVLogger": "csv", "TensorBoardLogger": "tensorboard"}
 
 
@@ -96,11 +97,12 @@ class HoiCLI(LightningCLI):
         """Give the run its folder and point loggers and checkpoints there.
 
         Raises:
-            InputError: the folder holds another run's checkpoint, or a network without weights is to be judged.
+            InputError: the folder holds another run's checkpoint, a network without weights is to be judged, or several
+                processes have no common name.
         """
         config = self.config[self.subcommand] if self.subcommand else self.config
         self._given = self.config.clone()
-        run = config.run or f"{_task_name(config).lower()}-{time.strftime('%Y%m%d-%H%M%S')}"
+        run = config.run or _timed_name(_task_name(config).lower())
         folder = Path(config.trainer.default_root_dir, run)
         last = _last_checkpoint(config, run)
         if config.get("ckpt_path") == "last":
@@ -225,6 +227,15 @@ def _input_error(error: BaseException | None) -> InputError | None:
 
 def _last_checkpoint(config: Namespace, run: str) -> Path:
     return Path(config.trainer.default_root_dir, run, "checkpoints", "last.ckpt")
+
+
+def _timed_name(task: str) -> str:
+    """The same for all processes of a run: those that Lightning starts inherit the first one's."""
+    if all(os.environ.get(rank, "0") == "0" for rank in ("RANK", "LOCAL_RANK", "SLURM_PROCID")):
+        os.environ[_RUN] = f"{task}-{time.strftime('%Y%m%d-%H%M%S')}"
+    elif _RUN not in os.environ:
+        raise InputError("--run: torchrun and srun start every process by itself; give the name that all of them use")
+    return os.environ[_RUN]
 
 
 def _task_name(config: Namespace) -> str:

@@ -49,7 +49,7 @@ def add_checkpoint_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--painter-attention", type=not_negative, metavar="S", help="scale of perturbed-attention guidance; 0 = none"
     )
-    parser.add_argument("--device", default="auto", help="auto, cpu, cuda, cuda:1 or mps")
+    parser.add_argument("--device", default="auto", help="auto, cpu, cuda or cuda:1")
 
 
 def check_weights(args: argparse.Namespace) -> None:

@@ -182,9 +182,10 @@ def find_index(folder_or_id: Path | str, revision: str | None = None) -> Path:
 
     try:
         return Path(hf_hub_download(str(folder_or_id), "model_index.json", revision=revision))
-    except (OSError, ValueError):
+    except (OSError, ValueError) as error:
+        reason = " ".join(str(error).split())[:200]  # a licence that must be accepted first, for one
         raise InputError(
-            f"--painter {folder_or_id}: neither a folder nor a hub id that can be had; {_REMEDY}"
+            f"--painter {folder_or_id}: neither a folder nor a hub id that can be had ({reason}); {_REMEDY}"
         ) from None
 
 

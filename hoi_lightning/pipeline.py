@@ -119,7 +119,7 @@ class HOIPipeline:
         Args:
             masknet: checkpoint of a MaskNet run, or what `export` wrote of one; None = that of `weights`.
             fusionnet: checkpoint of a FusionNet run, or what `export` wrote of one; None = that of `weights`.
-            device: `auto` (a GPU if there is one), `cpu`, `cuda`, `cuda:1`, `mps`.
+            device: `auto` (a GPU if there is one), `cpu`, `cuda`, `cuda:1`.
             weights: see `from_pretrained`.
 
         Raises:
@@ -292,7 +292,7 @@ def released_or_checkpoint(task: "type[Task]", path: Path, device: torch.device)
 
 
 def find_device(name: str) -> torch.device:
-    """Turn `auto`, `cpu`, `cuda`, `cuda:1` or `mps` into a device that is there.
+    """Turn `auto`, `cpu`, `cuda` or `cuda:1` into a device that is there.
 
     Raises:
         InputError: an unknown name, or no such device on this machine.
@@ -301,6 +301,8 @@ def find_device(name: str) -> torch.device:
         return torch.device("cuda" if torch.cuda.is_available() else "cpu")
     try:
         device = torch.device(name)
+        if device.type not in ("cpu", "cuda"):  # mps has no float64, in which the noise schedule is kept
+            raise RuntimeError
         torch.empty(0, device=device)
     except (RuntimeError, AssertionError, NotImplementedError):  # torch built without CUDA asserts
         raise InputError(f"--device {name}: no such device on this machine; use auto or cpu") from None

@@ -13,6 +13,7 @@ import yaml
 
 from hoi_lightning.__main__ import main
 from hoi_lightning.diffusion.repaint import PRESETS, RePaintSampler
+from hoi_lightning.metrics.loss_buckets import LossBuckets
 from hoi_lightning.tasks import FusionNet, MaskNet
 
 ROOT = Path(__file__).parent.parent
@@ -160,6 +161,24 @@ def test_another_optimizer_does_not_go_on(shards: Path, tmp_path: Path, capsys: 
     changed = ["--model.optimizer=muon", "--ckpt_path=last", "--trainer.max_steps=2"]
     assert fit(shards, tmp_path, *common, *changed) == 2
     assert "--model.optimizer muon: the checkpoint holds the state of adamw" in capsys.readouterr().err
+
+
+def test_losses_by_timestep_are_of_all_batches_of_a_step(
+    shards: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # an epoch of 10 batches, 37 samples, has steps after 4, 8 and 10 of them
+    counts, compute = [], LossBuckets.compute
+
+    def spy(buckets: LossBuckets) -> dict[str, torch.Tensor]:
+        if "loss_mask" in buckets.names:
+            counts.append(int(buckets.counts.sum()))
+        return compute(buckets)
+
+    monkeypatch.setattr(LossBuckets, "compute", spy)
+    words = [*QUIET, "--data.batch_size=4", "--trainer.accumulate_grad_batches=4", "--trainer.limit_val_batches=0"]
+    words += ["--model.noise_draws=2", "--trainer.log_every_n_steps=1", "--trainer.max_steps=3"]
+    assert fit(shards, tmp_path, *words) == 0
+    assert counts == [2 * 16, 2 * 16, 2 * 5]
 
 
 @pytest.mark.parametrize("stop", [8, 9, 10, 12, 14])

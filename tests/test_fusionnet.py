@@ -14,6 +14,7 @@ from lightning.pytorch import Trainer
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
+from hoi_lightning.__main__ import main
 from hoi_lightning.diffusion.repaint import RePaintSampler
 from hoi_lightning.errors import InputError
 from hoi_lightning.hand_proxy import hole_mask
@@ -21,6 +22,8 @@ from hoi_lightning.networks.inpaint_unet import perturbed_attention
 from hoi_lightning.networks.latent_windows import hand_corners, windows
 from hoi_lightning.tasks import FusionNet, InpaintBase
 from hoi_lightning.tasks.inpaint_base import random_strokes
+from hoi_lightning.weights import shipped
+from tests.test_cli import CONFIGS
 from tests.tiny import save_sd_folder
 
 SIZE = 64
@@ -397,3 +400,32 @@ def test_eight_bit_moments_need_bitsandbytes(folder: str, monkeypatch: pytest.Mo
         monkeypatch.setitem(sys.modules, name, None)
     with pytest.raises(InputError, match="pip install bitsandbytes"):
         FusionNet(folder, image_size=SIZE, optimizer="adamw8bit").configure_optimizers()
+
+
+def test_a_hub_id_s_revision_reaches_every_part(folder: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Two revisions of one id: a folder as `export` writes it, with a small autoencoder; one of Stable Diffusion's."""
+    home, folders = tmp_path / "models--owner--hands", {}
+    (home / "refs").mkdir(parents=True)
+    for digit, branch, source in (("0", "main", str(shipped("mini") / "fusionnet")), ("1", "v1", folder)):
+        shutil.copytree(source, home / "snapshots" / (digit * 40))
+        (home / "refs" / branch).write_text(digit * 40)
+        folders[branch] = source
+    save_file({"prompt_embeds": torch.ones(1, 2, 16)}, home / "snapshots" / ("1" * 40) / "prompt_embeds.safetensors")
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path))
+    exported, same = FusionNet("owner/hands", image_size=SIZE), FusionNet(folders["main"], image_size=SIZE)
+    assert exported.latents.fingerprint() == same.latents.fingerprint()
+    assert exported.state_dict().keys() == same.state_dict().keys()
+    assert all(torch.equal(value, same.state_dict()[name]) for name, value in exported.state_dict().items())
+    first = FusionNet("owner/hands", revision="v1", image_size=SIZE)
+    assert torch.equal(first.prompt_embeds, torch.ones(1, 2, 16))
+    assert first.latents.fingerprint() == FusionNet(folder, image_size=SIZE).latents.fingerprint()
+    assert first.schedule.alpha_bar.shape == same.schedule.alpha_bar.shape
+
+
+def test_cached_latents_are_no_base_s_data(
+    folder: str, shards: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    words = ["fit", "-c", str(CONFIGS / "mini/base.yaml"), "--data.shards", str(shards), "--data.latents=true"]
+    words += ["--model.pretrained", folder, "--model.image_size=64"]
+    assert main([*words, "--trainer.default_root_dir", str(tmp_path)]) == 2
+    assert "--data.latents: InpaintBase trains on pictures" in capsys.readouterr().err

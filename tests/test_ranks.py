@@ -2,8 +2,11 @@
 
 import json
 import multiprocessing
+import os
 import signal
 import socket
+import subprocess
+import sys
 from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
@@ -13,6 +16,7 @@ import pytest
 import torch
 import yaml
 
+from hoi_lightning.__main__ import main
 from hoi_lightning.data.reader import ShardIndex
 from hoi_lightning.tasks import FusionNet
 from tests import rank_worker
@@ -130,3 +134,25 @@ def test_shared_out_weights_learn_what_whole_ones_do(shards: Path, sd_folder: Pa
     alone = fit("fsdp", 5, "--trainer.devices=1", "--trainer.strategy=auto")
     assert alone["global_step"] == 5
     assert alone["optimizer_states"][0]["state"][0]["step"] == 5
+
+
+def test_processes_that_lightning_starts_share_a_run(shards: Path, tmp_path: Path) -> None:
+    """Two processes without --run, the second of them begun seconds after the first."""
+    args = [
+        "fit", "-c", str(CONFIGS / "masknet.yaml"), "-c", str(CONFIGS / "overlays/ddp.yaml"),
+        "-c", str(CONFIGS / "overlays/cpu.yaml"), "--trainer.devices=2", "--data.shards", str(shards), *TINY,
+        "--data.batch_size=2", "--trainer.limit_val_batches=0", "--trainer.max_steps=2",
+        "--trainer.default_root_dir", str(tmp_path),
+    ]  # fmt: skip
+    environment = os.environ | {"OMP_NUM_THREADS": "1", "GLOO_SOCKET_IFNAME": "lo"}
+    subprocess.run([sys.executable, "-m", "hoi_lightning", *args], env=environment, check=True, timeout=SECONDS)
+    (run,) = tmp_path.iterdir()
+    assert (run / "checkpoints/last.ckpt").is_file()
+
+
+def test_processes_that_others_start_need_a_name(shards: Path, tmp_path: Path, capfd: Any, monkeypatch: Any) -> None:
+    monkeypatch.setenv("RANK", "1")
+    args = ["fit", "-c", str(CONFIGS / "masknet.yaml"), "--data.shards", str(shards), *TINY]
+    assert main([*args, "--trainer.default_root_dir", str(tmp_path)]) == 2
+    assert "--run: torchrun and srun start every process by itself" in capfd.readouterr().err
+    assert not list(tmp_path.iterdir())

@@ -63,7 +63,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--layout-steps", type=whole_number(1), default=25, help="steps of the sampler")
     parser.add_argument("--guided", type=whole_number(1), default=8, help="pictures on which guidance is tried")
     parser.add_argument("--seed", type=whole_number(0), default=0, help="of all noise")
-    parser.add_argument("--device", default="auto", help="auto, cpu, cuda, cuda:1 or mps")
+    parser.add_argument("--device", default="auto", help="auto, cpu, cuda or cuda:1")
 
 
 def run(args: argparse.Namespace) -> int:

@@ -52,7 +52,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--precision", choices=["32", "bf16"], default="32", help="of the network; bf16 is faster where the CPU has AMX"
     )
     parser.add_argument("--seed", type=whole_number(0), default=0, help="of all noise")
-    parser.add_argument("--device", default="auto", help="auto, cpu, cuda, cuda:1 or mps")
+    parser.add_argument("--device", default="auto", help="auto, cpu, cuda or cuda:1")
 
 
 def samplers(steps: Sequence[int]) -> dict[str, "RePaintSampler"]:

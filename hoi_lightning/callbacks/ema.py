@@ -57,7 +57,8 @@ class EMA(Callback):
     def on_save_checkpoint(self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]) -> None:
         """Store the average by parameter name."""
         if self._ema is not None:
-            average = [_whole(p.detach()).clone() for p in self._ema.shadow_params]
+            # copied to the CPU: this may be the checkpoint of a run that has just run out of the GPU's memory
+            average = [_whole(p.detach()).to("cpu", copy=True) for p in self._ema.shadow_params]
             checkpoint["ema_state_dict"] = dict(zip(_trained(pl_module), average, strict=True))
             checkpoint["ema_step"] = self._ema.optimization_step
 
@@ -76,6 +77,7 @@ class EMA(Callback):
             for shadow, name in zip(self._ema.shadow_params, trained, strict=True):
                 shadow.copy_(_like(shadow, self._restored["average"][name]))
             self._ema.optimization_step = self._restored["step"]
+            self._restored = None
 
     def _swap_in(self, pl_module: LightningModule) -> None:
         if self._ema is None and self._restored is not None:  # `test` of a checkpoint

@@ -81,15 +81,28 @@ def load_vae(folder: str, revision: str | None = None) -> Latents:
     # AutoencoderTiny saves a key that its own constructor does not take, and diffusers warns about it
     noisy = logging.getLogger("diffusers.configuration_utils")
     noisy.addFilter(lambda record: "block_out_channels" not in record.getMessage())
-    config = Path(folder, "vae", "config.json")
+    config = pretrained_file(folder, "vae/config.json", revision)
     try:
-        name = json.loads(config.read_text())["_class_name"] if config.is_file() else "AutoencoderKL"
+        name = json.loads(config.read_text())["_class_name"] if config else "AutoencoderKL"
         vae = getattr(diffusers, name).from_pretrained(folder, subfolder="vae", revision=revision)
         if not {"latent_channels", "scaling_factor", "block_out_channels"} <= vae.config.keys():
             raise ValueError(f"a {name} is no autoencoder of pictures")
     except (OSError, ValueError, RuntimeError, AttributeError, KeyError, TypeError, SafetensorError) as error:
         raise InputError(missing_pretrained(folder, "vae", error)) from None
     return Latents(vae.eval().requires_grad_(False))
+
+
+def pretrained_file(folder: str, name: str, revision: str | None = None) -> Path | None:
+    """A small file of a diffusers folder or hub id; None where it is not there, or cannot be had."""
+    if Path(folder).is_dir():
+        path = Path(folder, name)
+        return path if path.is_file() else None
+    from huggingface_hub import hf_hub_download
+
+    try:
+        return Path(hf_hub_download(folder, name, revision=revision))
+    except (OSError, ValueError):
+        return None
 
 
 def missing_pretrained(folder: str, part: str, error: Exception) -> str:

@@ -13,7 +13,7 @@ from torch import Tensor
 
 from hoi_lightning.diffusion.schedule import NoiseSchedule, PredictionType, ScheduleKind
 from hoi_lightning.errors import InputError
-from hoi_lightning.networks.autoencoder import missing_pretrained
+from hoi_lightning.networks.autoencoder import missing_pretrained, pretrained_file
 
 MOST_TOKENS = 10_000
 PROMPT_WIDTH = 32  # of a small U-Net without a text encoder
@@ -132,7 +132,7 @@ def load_schedule(folder: str, revision: str | None = None) -> tuple[NoiseSchedu
 def prompt_embedding(folder: str, prompt: str, width: int | None, revision: str | None = None) -> Tensor:
     """Embedding (1, tokens, width) of the one constant prompt; the text encoder is dropped again at once.
 
-    Read from `<folder>/prompt_embeds.safetensors` when it is there, else computed by the folder's text encoder. A
+    Read from `prompt_embeds.safetensors` when it is there, else computed by the folder's or hub id's text encoder. A
     folder that declares neither (small ones trained from scratch) gets one zero token. A width of None is any.
 
     Raises:
@@ -150,15 +150,15 @@ def prompt_embedding(folder: str, prompt: str, width: int | None, revision: str 
 
 
 def _find_embedding(folder: str, prompt: str, revision: str | None) -> Tensor | None:
-    stored = Path(folder, "prompt_embeds.safetensors")
-    if stored.is_file():
+    stored = pretrained_file(folder, "prompt_embeds.safetensors", revision)
+    if stored is not None:
         from safetensors.torch import load_file
 
         try:
             return load_file(stored)["prompt_embeds"].float()
         except (OSError, KeyError, SafetensorError) as error:
             raise InputError(missing_pretrained(folder, stored.name, error)) from None
-    if Path(folder).is_dir() and not _declares_text_encoder(folder):
+    if not _declares_text_encoder(folder, revision):
         return None
     from transformers import CLIPTextModel, CLIPTokenizer
 
@@ -175,12 +175,15 @@ def _find_embedding(folder: str, prompt: str, revision: str | None) -> Tensor | 
         return encoder(tokens.input_ids)[0].float()
 
 
-def _declares_text_encoder(folder: str) -> bool:
+def _declares_text_encoder(folder: str, revision: str | None) -> bool:
     """Whether a pipeline's folder is to have one, even if it was not downloaded."""
     if Path(folder, "text_encoder").is_dir():
         return True
+    path = pretrained_file(folder, "model_index.json", revision)
+    if path is None:
+        return not Path(folder).is_dir()
     try:
-        index = json.loads(Path(folder, "model_index.json").read_text())
+        index = json.loads(path.read_text())
     except (OSError, ValueError):
         return False
     return bool(isinstance(index, dict) and any(index.get("text_encoder") or ()))

@@ -100,9 +100,11 @@ class HoiTask(LightningModule):
         Raises:
             NonFiniteLoss: naming the step and the samples.
         """
-        batches: Any = self.trainer.fit_loop.epoch_loop.batch_progress.total
-        step = batches.processed  # unlike batch_idx it survives a resumption
-        self.logs_step = (self.global_step + 1) % self.trainer.log_every_n_steps == 0  # type: ignore[attr-defined]
+        batches: Any = self.trainer.fit_loop.epoch_loop.batch_progress
+        step = batches.total.processed  # unlike batch_idx it survives a resumption
+        ready, accumulated = batches.current.ready, self.trainer.accumulate_grad_batches
+        ends_step = ready % accumulated == 0 or ready == self.trainer.num_training_batches
+        self.logs_step = ends_step and (self.global_step + 1) % self.trainer.log_every_n_steps == 0  # type: ignore[attr-defined]
         terms = self.loss(batch, self._generator(step, self.global_rank))
         if not torch.isfinite(terms["loss"]):
             raise NonFiniteLoss(
@@ -171,8 +173,8 @@ class HoiTask(LightningModule):
 
         parameters = [p for p in self.parameters() if p.requires_grad]
         if self.optimizer == "adamw":
-            # Lightning clips no gradients of a fused optimizer in mixed precision
-            fused = not isinstance(self.trainer.precision_plugin, MixedPrecision)
+            # Lightning clips no gradients of a fused optimizer in mixed precision; None: on a GPU many tensors at once
+            fused = None if isinstance(self.trainer.precision_plugin, MixedPrecision) else True
             optimizer = torch.optim.AdamW(
                 parameters, lr=self.learning_rate, weight_decay=self.weight_decay, fused=fused
             )

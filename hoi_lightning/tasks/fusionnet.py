@@ -122,7 +122,7 @@ class FusionNet(HoiTask):
         gradient_checkpointing: bool = False,
         compile_unet: bool = False,
         optimizer: Optimizer = "adamw",
-        sampler: Preset = "balanced",
+        sampler: Preset = "fast",
         learning_rate: float = 1e-5,
         weight_decay: float = 1e-2,
         warmup_steps: int = 0,
@@ -217,13 +217,18 @@ class FusionNet(HoiTask):
         """Under `ModelParallelStrategy` share every block of the U-Net out over the GPUs of a machine (FSDP2).
 
         Raises:
-            InputError: `neighbourhood`, with which processes would call the network differently often.
+            InputError: `neighbourhood`, with which processes would call the network differently often, or `adamw8bit`.
         """
         mesh = self.device_mesh
         if mesh is None or isinstance(next(self.unet.parameters()), DTensor):
             return
         if self.neighbourhood:
             raise InputError("--model.neighbourhood true: not with --trainer.strategy ModelParallelStrategy; give ddp")
+        if self.optimizer == "adamw8bit":
+            raise InputError(
+                "--model.optimizer adamw8bit: bitsandbytes does not take shared-out weights; with "
+                "--trainer.strategy ModelParallelStrategy use adamw"
+            )
         self.unet.to(memory_format=torch.contiguous_format)  # shares are of rows
         for part in (*self.unet.down_blocks, self.unet.mid_block, *self.unet.up_blocks, self.unet):
             # the mesh is machines by GPUs: shared out within a machine, repeated on each

@@ -5,6 +5,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from hoi_lightning.errors import InputError
 from hoi_lightning.networks.latent_windows import windows
 from hoi_lightning.tasks.fusionnet import FusionNet
 
@@ -18,6 +19,16 @@ class InpaintBase(FusionNet):
     """
 
     trained_on = ("obj",)
+
+    def setup(self, stage: str) -> None:
+        """Refuse cached latents.
+
+        Raises:
+            InputError: they were asked for.
+        """
+        super().setup(stage)
+        if stage == "fit" and self.trainer.datamodule.latents:  # type: ignore[attr-defined]
+            raise InputError("--data.latents: InpaintBase trains on pictures; leave it out")
 
     def training_holes(self, batch: dict[str, Any], generator: torch.Generator) -> Tensor:
         """Random strokes, or in a quarter of the pictures everything, as Stable Diffusion inpainting was trained."""
