@@ -20,7 +20,7 @@ from hoi_lightning.provenance import git_commit
 if TYPE_CHECKING:
     from hoi_lightning.diffusion.repaint import RePaintSampler
 
-MANY_CALLS = 200  # of the network, from which a sampler is slow
+MANY_CALLS = 1000  # of the network, from which a sampler is slow
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
