@@ -105,6 +105,7 @@ def test_a_run_leaves_curves_samples_and_its_config(shards: Path, tmp_path: Path
 
 def test_a_run_that_goes_on_stays_one_w_and_b_run(shards: Path, tmp_path: Path) -> None:
     words = ["--data.batch_size=4", "--trainer.limit_val_batches=0", "--ckpt_path=last"]
+    wandb.finish()  # an earlier test's
     for out, steps in ((tmp_path, 1), (tmp_path, 2), (tmp_path / "other", 1)):
         assert fit(shards, out, *words, f"--trainer.max_steps={steps}") == 0
         wandb.finish()
