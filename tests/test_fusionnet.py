@@ -416,10 +416,11 @@ def test_a_hub_id_s_revision_reaches_every_part(folder: str, tmp_path: Path, mon
     assert exported.latents.fingerprint() == same.latents.fingerprint()
     assert exported.state_dict().keys() == same.state_dict().keys()
     assert all(torch.equal(value, same.state_dict()[name]) for name, value in exported.state_dict().items())
-    first = FusionNet("owner/hands", revision="v1", image_size=SIZE)
+    first, plain = FusionNet("owner/hands", revision="v1", image_size=SIZE), FusionNet(folder, image_size=SIZE)
     assert torch.equal(first.prompt_embeds, torch.ones(1, 2, 16))
-    assert first.latents.fingerprint() == FusionNet(folder, image_size=SIZE).latents.fingerprint()
-    assert first.schedule.alpha_bar.shape == same.schedule.alpha_bar.shape
+    assert first.latents.fingerprint() == plain.latents.fingerprint() != same.latents.fingerprint()
+    assert all(torch.equal(value, first.unet.state_dict()[name]) for name, value in plain.unet.state_dict().items())
+    assert (first.schedule.alpha_bar == plain.schedule.alpha_bar).all()
 
 
 def test_cached_latents_are_no_base_s_data(

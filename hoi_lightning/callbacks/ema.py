@@ -31,6 +31,7 @@ class EMA(Callback):
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Start from the present weights or the restored average, which sharding strategies restore late."""
         self._start(pl_module)
+        self._restored = None  # only now: a sanity check of validation starts one, too
         self._last_step = trainer.global_step
 
     def on_train_batch_end(self, trainer: Trainer, pl_module: LightningModule, *_: Any) -> None:
@@ -77,7 +78,6 @@ class EMA(Callback):
             for shadow, name in zip(self._ema.shadow_params, trained, strict=True):
                 shadow.copy_(_like(shadow, self._restored["average"][name]))
             self._ema.optimization_step = self._restored["step"]
-            self._restored = None
 
     def _swap_in(self, pl_module: LightningModule) -> None:
         if self._ema is None and self._restored is not None:  # `test` of a checkpoint
