@@ -85,7 +85,12 @@ check-data: $(READY) $(if $(filter $(DEMO)/hoi4d,$(HOI4D)),$(DEMO)/hoi4d/demo.js
 
 # What comes with the package is drawn with seeds that no data set uses, one category left out. Many short clips, each of
 # an object of its own: what MaskNet learns of a picture is limited by how many objects it has seen.
+# The whole way in a 200th of the steps, the package's weights left alone:
+#   make mini-weights MINI=runs/try WEIGHTS=runs/try/weights MINI_CLIPS=48 PER=200
 MINI := runs/weights
+MINI_CLIPS ?= 5760
+PER ?= 1
+steps = --trainer.max_steps $(shell expr $(1) / $(PER))
 MINI_HERE = --trainer.default_root_dir $(MINI) --ckpt_path last --data.shards
 mini-metrics: $(READY)  ## train hoi_lightning/weights/mini-metrics afresh and show what it feels
 	$(PY) -m data_prep demo $(MINI)/hoi4d-240 --split train --clips 240 --traps none --for-weights
@@ -99,29 +104,30 @@ mini-metrics: $(READY)  ## train hoi_lightning/weights/mini-metrics afresh and s
 
 mini-weights: $(MINI)/mini/card.json  ## train hoi_lightning/weights/mini-base and mini afresh: hours on a CPU
 	rm -rf $(WEIGHTS)/mini-base $(WEIGHTS)/mini
+	mkdir -p $(WEIGHTS)
 	cp -r $(MINI)/mini-base $(MINI)/mini $(WEIGHTS)/
 	for part in vae sharp base; do cp $(MINI)/$$part/csv/version_0/metrics.csv $(WEIGHTS)/mini-base/$$part.log.csv; done
 	for part in vae sharp; do cp $(MINI)/$$part/config.yaml $(WEIGHTS)/mini-base/$$part.config.yaml; done
 	for part in masknet fusionnet; do cp $(MINI)/$$part/csv/version_0/metrics.csv $(WEIGHTS)/mini/$$part.log.csv; done
 
 $(MINI)/hoi4d/demo.json: | $(READY)
-	$(PY) -m data_prep demo $(MINI)/hoi4d --split varied --clips 5760 --frames 8 --traps none --for-weights
+	$(PY) -m data_prep demo $(MINI)/hoi4d --split varied --clips $(MINI_CLIPS) --frames 8 --traps none --for-weights
 
 $(MINI)/ho3pairs/manifest.json: $(MINI)/hoi4d/demo.json
 	$(PY) -m data_prep build --hoi4d $(MINI)/hoi4d --out $(MINI)/ho3pairs --remover opencv --size 256 --splits 0.03,0
 
 $(MINI)/vae/done: | $(MINI)/ho3pairs/manifest.json
-	$(FIT) -c configs/mini/vae.yaml $(MINI_HERE) $(MINI)/ho3pairs --run vae --trainer.max_steps 3000
+	$(FIT) -c configs/mini/vae.yaml $(MINI_HERE) $(MINI)/ho3pairs --run vae $(call steps,3000)
 	touch $@
 
 # sharp edges: an adversary, more blocks
 $(MINI)/sharp/done: | $(MINI)/vae/done
 	$(FIT) -c configs/mini/sharpen.yaml $(MINI_HERE) $(MINI)/ho3pairs --run sharp --model.pretrained $(MINI)/vae/base \
-		--trainer.max_steps 3600
+		$(call steps,3600)
 	touch $@
 
 $(MINI)/base/done: | $(MINI)/sharp/done
-	$(FIT) -c configs/mini/base.yaml $(MINI_HERE) $(MINI)/ho3pairs --run base --model.pretrained $(MINI)/sharp/base --trainer.max_steps 2000
+	$(FIT) -c configs/mini/base.yaml $(MINI_HERE) $(MINI)/ho3pairs --run base --model.pretrained $(MINI)/sharp/base $(call steps,2000)
 	touch $@
 
 # What the next stage goes on from, in 32 bits, because the latents are filed under the autoencoder's exact weights.
@@ -139,47 +145,47 @@ $(MINI)/latents.done: $(MINI)/base-32/card.json
 # first with windows of a hand, then with wider ones, which show all of it, at last with such as it samples
 $(MINI)/hands/done: | $(MINI)/latents.done
 	$(FIT) -c configs/mini/fusionnet.yaml $(MINI_HERE) $(MINI)/ho3pairs --run hands --model.pretrained $(MINI)/base-32 \
-		--model.crop 24 --data.batch_size 16 --trainer.max_steps 6500 $(BF16)
+		--model.crop 24 --data.batch_size 16 $(call steps,6500) $(BF16)
 	touch $@
 
 $(MINI)/wider/done: | $(MINI)/hands-32/card.json
 	$(FIT) -c configs/mini/fusionnet.yaml $(MINI_HERE) $(MINI)/ho3pairs --run wider --model.pretrained $(MINI)/hands-32/fusionnet \
-		--model.crop 32 --data.batch_size 9 --model.learning_rate 4e-4 --trainer.max_steps 23700 $(BF16)
+		--model.crop 32 --data.batch_size 9 --model.learning_rate 4e-4 $(call steps,23700) $(BF16)
 	touch $@
 
 $(MINI)/whole/done: | $(MINI)/wider-32/card.json
 	$(FIT) -c configs/mini/fusionnet.yaml $(MINI_HERE) $(MINI)/ho3pairs --run whole --model.pretrained $(MINI)/wider-32/fusionnet \
-		--data.batch_size 8 --model.learning_rate 4e-4 --trainer.max_steps 12000 $(BF16)
+		--data.batch_size 8 --model.learning_rate 4e-4 $(call steps,12000) $(BF16)
 	touch $@
 
 # t above T/2, where it is decided what is a finger, three times in four
 MUON = --model.timestep_power 0.5 --model.compile_unet true --model.optimizer muon --data.batch_size 12
 $(MINI)/fingers/done: | $(MINI)/whole-32/card.json
 	$(FIT) -c configs/mini/fusionnet.yaml $(MINI_HERE) $(MINI)/ho3pairs --run fingers --model.pretrained $(MINI)/whole-32/fusionnet \
-		$(MUON) --model.learning_rate 8e-4 --trainer.max_steps 20900 $(BF16)
+		$(MUON) --model.learning_rate 8e-4 $(call steps,20900) $(BF16)
 	touch $@
 
 # at last the hardest grips more often
 $(MINI)/fusionnet/done: | $(MINI)/fingers-32/card.json
 	$(FIT) -c configs/mini/fusionnet.yaml $(MINI_HERE) $(MINI)/ho3pairs --run fusionnet --model.pretrained $(MINI)/fingers-32/fusionnet \
-		$(MUON) --model.learning_rate 6e-4 --data.category_repeats.Knife 3 --data.category_repeats.Mug 2 --trainer.max_steps 1600 $(BF16)
+		$(MUON) --model.learning_rate 6e-4 --data.category_repeats.Knife 3 --data.category_repeats.Mug 2 $(call steps,1600) $(BF16)
 	touch $@
 
 $(MINI)/layouts/done: | $(MINI)/ho3pairs/manifest.json
-	$(FIT) -c configs/mini/masknet.yaml $(MINI_HERE) $(MINI)/ho3pairs --run layouts --trainer.max_steps 34000
+	$(FIT) -c configs/mini/masknet.yaml $(MINI_HERE) $(MINI)/ho3pairs --run layouts $(call steps,34000)
 	touch $@
 
 # then with pictures as they come: it sees sizes and handles better
 AS_THEY_COME = --model.optimizer muon --data.noise 0.2 --data.colour 0.1
 $(MINI)/clearer/done: | $(MINI)/layouts-32/card.json
 	$(FIT) -c configs/mini/masknet.yaml $(MINI_HERE) $(MINI)/ho3pairs --run clearer --model.init_from $(MINI)/layouts-32 \
-		$(AS_THEY_COME) --model.learning_rate 1.2e-3 --data.crop_area 0.85 --trainer.max_steps 6000
+		$(AS_THEY_COME) --model.learning_rate 1.2e-3 --data.crop_area 0.85 $(call steps,6000)
 	touch $@
 
 # at last without crops, which make hands too large in whole pictures; not for long, or it learns the objects by heart
 $(MINI)/masknet/done: | $(MINI)/clearer-32/card.json
 	$(FIT) -c configs/mini/masknet.yaml $(MINI_HERE) $(MINI)/ho3pairs --run masknet --model.init_from $(MINI)/clearer-32 \
-		$(AS_THEY_COME) --model.learning_rate 6e-4 --data.crop_area 1 --trainer.max_steps 3000
+		$(AS_THEY_COME) --model.learning_rate 6e-4 --data.crop_area 1 $(call steps,3000)
 	touch $@
 
 $(MINI)/mini/card.json: $(MINI)/fusionnet/done $(MINI)/masknet/done

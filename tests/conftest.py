@@ -2,7 +2,9 @@
 
 import os
 import sys
+from collections.abc import Iterator
 from pathlib import Path
+from unittest import mock
 
 os.environ["HF_HUB_OFFLINE"] = "1"
 os.environ["WANDB_MODE"] = "offline"
@@ -18,9 +20,11 @@ hypothesis.settings.load_profile("here")
 
 
 @pytest.fixture(autouse=True)
-def _plain_argv(monkeypatch: pytest.MonkeyPatch) -> None:
+def _plain_process(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     monkeypatch.setattr(sys, "argv", ["hoi_lightning"])  # LightningCLI warns about args beside a command line
     torch.set_num_threads(2)
+    with mock.patch.dict(os.environ):  # a fit leaves LOCAL_RANK and more, which processes inherit
+        yield
 
 
 @pytest.fixture(scope="session")

@@ -25,7 +25,7 @@ HOLES = hole_mask(LAYOUTS, SIZE)
 
 
 @pytest.fixture(autouse=True)
-def _one_thread(_plain_argv):
+def _one_thread(_plain_process):
     torch.set_num_threads(1)
 
 

@@ -32,7 +32,7 @@ def one_thread():
 
 
 @pytest.fixture(autouse=True)
-def _one_thread(_plain_argv):
+def _one_thread(_plain_process):
     torch.set_num_threads(1)
 
 

@@ -17,7 +17,7 @@ from hoi_lightning.metrics.detail import fine_detail
 from hoi_lightning.metrics.image import ImageMetrics, as_batch, hole_crop
 
 REFERENCES = ("object", "pasted")
-DRAWN = 8  # pictures on the sheet
+DRAWN = 32  # pictures on the sheet
 
 
 def collect_rows(
@@ -157,4 +157,4 @@ def draw_sheet(out: Path, names: list[str], chosen: list[int], index: ShardIndex
         if all(stem_of(out, name, i).with_suffix(".png").is_file() for i in shown):
             columns[name] = [_picture(out, name, i) for i in shown]
     columns["recorded"] = [load_pair(index, i).hoi for i in shown]
-    write_png(out / "painting.png", draw_grid(columns, 160))
+    write_png(out / "painting.png", draw_grid(columns))
