@@ -91,6 +91,7 @@ MINI := runs/weights
 MINI_CLIPS ?= 5760
 PER ?= 1
 steps = --trainer.max_steps $(shell expr $(1) / $(PER))
+log = $(PY) -c "from pathlib import Path; from hoi_lightning.run_log import write_log; print(write_log(Path('$(MINI)/$(1)')), end='')"
 MINI_HERE = --trainer.default_root_dir $(MINI) --ckpt_path last --data.shards
 mini-metrics: $(READY)  ## train hoi_lightning/weights/mini-metrics afresh and show what it feels
 	$(PY) -m data_prep demo $(MINI)/hoi4d-240 --split train --clips 240 --traps none --for-weights
@@ -98,7 +99,7 @@ mini-metrics: $(READY)  ## train hoi_lightning/weights/mini-metrics afresh and s
 	$(FIT) -c configs/mini/metrics.yaml $(MINI_HERE) $(MINI)/ho3pairs-128 --run metrics
 	mkdir -p $(WEIGHTS)/mini-metrics
 	cp $(MINI)/metrics/mini-metrics/* $(MINI)/metrics/config.yaml $(WEIGHTS)/mini-metrics/
-	cp $(MINI)/metrics/csv/version_0/metrics.csv $(WEIGHTS)/mini-metrics/log.csv
+	$(call log,metrics) > $(WEIGHTS)/mini-metrics/log.csv
 	$(PY) -m data_prep demo $(MINI)/distorted --clips 12 --frames 8 --seed 1 --distortions
 	$(PY) -m hoi_lightning bench metrics --pictures $(MINI)/distorted/distortions --out $(MINI)/bench
 
@@ -106,9 +107,8 @@ mini-weights: $(MINI)/mini/card.json  ## train hoi_lightning/weights/mini-base a
 	rm -rf $(WEIGHTS)/mini-base $(WEIGHTS)/mini
 	mkdir -p $(WEIGHTS)
 	cp -r $(MINI)/mini-base $(MINI)/mini $(WEIGHTS)/
-	for part in vae sharp base; do cp $(MINI)/$$part/csv/version_0/metrics.csv $(WEIGHTS)/mini-base/$$part.log.csv; done
 	for part in vae sharp; do cp $(MINI)/$$part/config.yaml $(WEIGHTS)/mini-base/$$part.config.yaml; done
-	for part in masknet fusionnet; do cp $(MINI)/$$part/csv/version_0/metrics.csv $(WEIGHTS)/mini/$$part.log.csv; done
+	for part in vae sharp; do $(call log,$$part) > $(WEIGHTS)/mini-base/$$part.log.csv; done
 
 $(MINI)/hoi4d/demo.json: | $(READY)
 	$(PY) -m data_prep demo $(MINI)/hoi4d --split varied --clips $(MINI_CLIPS) --frames 8 --traps none --for-weights

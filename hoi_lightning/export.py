@@ -11,6 +11,7 @@ from hoi_lightning import __version__
 from hoi_lightning.errors import InputError
 from hoi_lightning.generate import make_folder
 from hoi_lightning.provenance import git_commit
+from hoi_lightning.run_log import write_log
 
 if TYPE_CHECKING:
     from hoi_lightning.tasks import FusionNet, HoiTask
@@ -209,7 +210,10 @@ def _origin(name: str, path: Path, checkpoint_hash: str) -> tuple[dict[str, Any]
     if not path.is_dir():
         checkpoint = torch.load(path, map_location="cpu", weights_only=True)
         said = {"checkpoint_sha256": checkpoint_hash, "steps": checkpoint["global_step"], "git_commit": git_commit()}
-        return said, {f"{name}.config.yaml": checkpoint.get("cli_config", "").encode()}
+        files = {f"{name}.config.yaml": checkpoint.get("cli_config", "").encode()}
+        if log := write_log(path.parent.parent):  # of <run>/checkpoints/last.ckpt
+            files[f"{name}.log.csv"] = log.encode()
+        return said, files
     try:
         card = json.loads((path / "card.json").read_text(encoding="utf-8"))
         said = {"git_commit": card["git_commit"], **card["parts"][name]}

@@ -1,9 +1,7 @@
 """Cells of picture grids, and the report of an evaluation as one self-contained HTML file."""
 
 import base64
-import csv
 import io
-import math
 from collections.abc import Iterable, Sequence
 from html import escape
 from pathlib import Path
@@ -14,6 +12,7 @@ from PIL import Image
 
 from hoi_lightning.errors import InputError
 from hoi_lightning.hand_proxy import Layout, draw_layouts
+from hoi_lightning.run_log import Curves, read_curves
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -24,8 +23,6 @@ PAPER_TABLE = (  # FID, LPIPS, UPR; table 1 of the paper
     ("Pix2Pix", "49.1", "0.361", "64.2"),
     ("MaskNet & FusionNet", "44.6", "0.200", "70.3"),
 )
-
-Curves = dict[str, tuple[list[int], list[float]]]
 
 
 def square_cell(image: Image.Image) -> np.ndarray:
@@ -74,25 +71,6 @@ def write_report(path: Path, metrics: dict[str, Any], grid: Path, runs: Sequence
     partial.replace(path)
 
 
-def read_curves(run: Path) -> Curves:
-    """Read a run's CSV logs: column → (steps, values).
-
-    A resumed run has several versions; where they overlap, the later one counts.
-    """
-    files = sorted(run.glob("csv/version_*/metrics.csv"), key=lambda file: int(file.parent.name.split("_")[1]))
-    curves: Curves = {}
-    for file in files:
-        fresh = _read_csv(file)
-        first = min((steps[0] for steps, _ in fresh.values()), default=0)
-        for name, (steps, values) in curves.items():
-            keep = sum(step < first for step in steps)
-            curves[name] = (steps[:keep], values[:keep])
-        for name, (steps, values) in fresh.items():
-            old = curves.get(name, ([], []))
-            curves[name] = (old[0] + steps, old[1] + values)
-    return curves
-
-
 def check_runs(runs: Iterable[Path]) -> None:
     """Say which run folder is missing, before anything slow starts.
 
@@ -102,21 +80,6 @@ def check_runs(runs: Iterable[Path]) -> None:
     for run in runs:
         if not run.is_dir():
             raise InputError(f"--runs {run}: no such folder; give <default_root_dir>/<run> of a training run")
-
-
-def _read_csv(file: Path) -> Curves:
-    curves: Curves = {}
-    with file.open(newline="") as lines:
-        for row in csv.DictReader(lines):
-            for name, text in row.items():
-                if name in ("step", "epoch", None) or not text or not row.get("step"):
-                    continue
-                value = float(text)
-                if math.isfinite(value):
-                    steps, values = curves.setdefault(name, ([], []))
-                    steps.append(int(float(row["step"])))
-                    values.append(value)
-    return curves
 
 
 def _section(title: str, body: str) -> str:

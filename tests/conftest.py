@@ -37,3 +37,18 @@ def shards(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def sd_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A random Stable Diffusion inpainting folder."""
     return save_sd_folder(tmp_path_factory.mktemp("sd"))
+
+
+@pytest.fixture
+def training_run(tmp_path: Path) -> Path:
+    """A run's folder after it was stopped and went on, with a name and a config that HTML must not believe."""
+    folder = tmp_path / "masknet <i>"
+    for number, rows in {
+        2: "0,10,,0.9\n0,20,0.5,\n0,30,nan,0.4\n",
+        10: "0,20,0.25,\n0,30,0.125,\n",
+    }.items():
+        version = folder / "csv" / f"version_{number}"
+        version.mkdir(parents=True)
+        (version / "metrics.csv").write_text("epoch,step,train/loss,val/loss\n" + rows)
+    (folder / "config.yaml").write_text("note: </pre><script>alert(1)</script>\n")
+    return folder

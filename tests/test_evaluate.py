@@ -156,20 +156,6 @@ class Page(HTMLParser):
         assert self.open.pop() == tag
 
 
-@pytest.fixture
-def training_run(tmp_path):
-    folder = tmp_path / "masknet <i>"
-    for number, rows in {
-        2: "0,10,,0.9\n0,20,0.5,\n0,30,nan,0.4\n",
-        10: "0,20,0.25,\n0,30,0.125,\n",
-    }.items():
-        version = folder / "csv" / f"version_{number}"
-        version.mkdir(parents=True)
-        (version / "metrics.csv").write_text("epoch,step,train/loss,val/loss\n" + rows)
-    (folder / "config.yaml").write_text("note: </pre><script>alert(1)</script>\n")
-    return folder
-
-
 def test_the_report_is_one_file_that_asks_for_nothing_and_runs_nothing(run, training_run):
     text = (run("--runs", str(training_run)) / "report.html").read_text()
     page = Page(text)
@@ -180,14 +166,6 @@ def test_the_report_is_one_file_that_asks_for_nothing_and_runs_nothing(run, trai
     assert not re.search(r"https?://|url\(|@import", text)
     for part in ("fd_mini", "paper (N, split not stated)", "64.7", "not comparable", "a" * 64, "alert(1)"):
         assert part in text
-
-
-def test_a_resumed_run_s_curves_are_joined_and_the_later_version_wins(training_run, tmp_path):
-    curves = report.read_curves(training_run)
-    assert curves["train/loss"] == ([20, 30], [0.25, 0.125])
-    assert curves["val/loss"] == ([10], [0.9])
-    (tmp_path / "empty").mkdir()
-    assert report.read_curves(tmp_path / "empty") == {}
 
 
 def test_mistakes_are_named_before_anything_is_sampled(run, tmp_path):

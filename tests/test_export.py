@@ -18,6 +18,7 @@ from hoi_lightning.errors import InputError
 from hoi_lightning.export import _text_encoder_folder, diffusers_recipe
 from hoi_lightning.holes import feather
 from hoi_lightning.pipeline import HOIPipeline
+from hoi_lightning.run_log import write_log
 from hoi_lightning.tasks import FusionNet, InpaintBase, MaskNet
 from hoi_lightning.tasks.base import HoiTask
 from hoi_lightning.weights import shipped
@@ -135,6 +136,17 @@ def test_a_released_part_goes_with_a_new_one(released: Path, checkpoints: dict[s
     parts, before = (json.loads((folder / "card.json").read_text())["parts"] for folder in (out, released))
     assert parts["masknet"] == before["masknet"]
     assert parts["fusionnet"]["checkpoint_sha256"] == FusionNet.load(checkpoints["masked"]).checkpoint_hash
+
+
+def test_the_whole_log_of_the_run_goes_with_its_weights(
+    checkpoints: dict[str, Path], training_run: Path, tmp_path: Path
+) -> None:
+    (training_run / "checkpoints").mkdir()
+    shutil.copy(checkpoints["masknet"], training_run / "checkpoints/last.ckpt")
+    out = tmp_path / "logged"
+    assert main(["export", "--masknet", str(training_run / "checkpoints/last.ckpt"), "--out", str(out)]) == 0
+    assert (out / "masknet.log.csv").read_text() == write_log(training_run)
+    assert (out / "masknet.config.yaml").read_text() == "seed: 0\n"
 
 
 def test_a_released_part_without_its_card_is_one_line(
