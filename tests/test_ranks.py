@@ -152,7 +152,7 @@ def test_processes_that_lightning_starts_share_a_run(shards: Path, tmp_path: Pat
 
 def test_processes_that_others_start_need_a_name(shards: Path, tmp_path: Path, capfd: Any, monkeypatch: Any) -> None:
     monkeypatch.setenv("RANK", "1")
-    args = ["fit", "-c", str(CONFIGS / "masknet.yaml"), "--data.shards", str(shards), *TINY]
+    args = ["fit", "-c", str(CONFIGS / "masknet.yaml"), "--data.shards", str(shards), *TINY, "--trainer.max_steps=1"]
     assert main([*args, "--trainer.default_root_dir", str(tmp_path)]) == 2
     assert "--run: torchrun and srun start every process by itself" in capfd.readouterr().err
     assert not list(tmp_path.iterdir())
