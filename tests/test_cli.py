@@ -114,6 +114,22 @@ def test_a_run_that_goes_on_stays_one_w_and_b_run(shards: Path, tmp_path: Path) 
     assert len(set(ids)) == 2
 
 
+def test_the_run_s_seed_is_also_that_of_order_and_noise(shards: Path, sd_folder: Path, tmp_path: Path) -> None:
+    """From the same pretrained weights; a seed that is given by itself counts more."""
+    words = [*QUIET, "--model.pretrained", str(sd_folder), "--data.image_size=64", "--model.image_size=64"]
+    words += ["--data.batch_size=2", "--trainer.limit_val_batches=0", "--trainer.max_steps=1", "--model.warmup_steps=0"]
+    learnt = {}
+    for name, seeds in {
+        "zero": ["--seed_everything=0"],
+        "one": ["--seed_everything=1"],
+        "own": ["--seed_everything=1", "--model.seed=0", "--data.seed=0"],
+    }.items():
+        assert fit(shards, tmp_path / name, *words, *seeds, config="fusionnet") == 0
+        learnt[name] = weights(tmp_path / name)["state_dict"]
+    assert all(torch.equal(learnt["own"][key], value) for key, value in learnt["zero"].items())
+    assert not all(torch.equal(learnt["one"][key], value) for key, value in learnt["zero"].items())
+
+
 @pytest.mark.parametrize("task", [FusionNet, MaskNet])
 def test_validation_samples_in_mixed_precision(
     shards: Path, sd_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, task: Any

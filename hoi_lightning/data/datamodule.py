@@ -54,7 +54,7 @@ class HoiDataModule(LightningDataModule):
         jitter_degrees: see `Augment`.
         category_repeats: how often a category's samples come in an epoch of training, once where it is not named: for
             what is rare or hard. Of shards on this machine alone.
-        seed: decides the order of samples and their augmentation.
+        seed: decides the order of samples and their augmentation; None = that of `--seed_everything`, in Python 0.
         on_error: what a damaged sample does: stop the run, or be left out, counted and logged.
         max_bad_fraction: of damaged samples; more stop the run.
         cache_dir: where fetched tars are kept; None = in the user's cache folder.
@@ -78,7 +78,7 @@ class HoiDataModule(LightningDataModule):
         jitter: float = 0.0,
         jitter_degrees: float = 0.0,
         category_repeats: dict[str, int] | None = None,
-        seed: int = 0,
+        seed: int | None = None,
         on_error: OnError = "raise",
         max_bad_fraction: float = 0.01,
         cache_dir: Path | None = None,
@@ -96,7 +96,7 @@ class HoiDataModule(LightningDataModule):
                 raise InputError(f"--data.category_repeats.{name} {repeats}: give at least 1")
         self.category_repeats = category_repeats or {}
         self.shards, self.batch_size, self.num_workers, self.image_size = shards, batch_size, num_workers, image_size
-        self.fields, self.latents, self.seed = fields, latents, seed
+        self.fields, self.latents, self.seed = fields, latents, seed or 0
         self.on_error, self.max_bad_fraction = on_error, max_bad_fraction
         self.cache_dir, self.cache_gb = cache_dir or cache_folder() / "shards", cache_gb
         self.augment = Augment(crop_area, flip, sdedit, blur, noise, colour, jitter, jitter_degrees)

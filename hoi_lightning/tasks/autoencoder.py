@@ -67,7 +67,7 @@ class Autoencoder(HoiTask):
         weight_decay: float = 0.0,
         warmup_steps: int = 0,
         lr_schedule: Literal["constant", "cosine"] = "cosine",
-        seed: int = 0,
+        seed: int | None = None,
     ) -> None:
         super().__init__(learning_rate, weight_decay, warmup_steps, lr_schedule, seed)
         self.save_hyperparameters()

@@ -32,7 +32,8 @@ class HoiTask(LightningModule):
         weight_decay: the optimizer's, decoupled.
         warmup_steps: linear warm-up, in optimizer steps.
         lr_schedule: after the warm-up; `cosine` reaches 0 at the run's last step.
-        seed: noise and timesteps of training step k on rank r belong to (seed, k, r), so a resumed run draws the same.
+        seed: noise and timesteps of training step k on rank r belong to (seed, k, r), so a resumed run draws the same;
+            None = that of `--seed_everything`, in Python 0.
         optimizer: `adamw8bit` keeps AdamW's moments in a quarter of the memory (bitsandbytes); `muon` orthogonalises
             the updates of matrices and filters (Jordan 2024), scaled to the size of AdamW's (Liu et al. 2502.16982),
             which takes the rest: one moment for AdamW's two.
@@ -59,13 +60,13 @@ class HoiTask(LightningModule):
         weight_decay: float = 1e-2,
         warmup_steps: int = 0,
         lr_schedule: Literal["constant", "cosine"] = "constant",
-        seed: int = 0,
+        seed: int | None = None,
         optimizer: Optimizer = "adamw",
     ) -> None:
         super().__init__()
         check_ranges(learning_rate=(learning_rate, 0, None), weight_decay=(weight_decay, 0, None))
         check_ranges(warmup_steps=(warmup_steps, 0, None))
-        self.learning_rate, self.weight_decay, self.seed = learning_rate, weight_decay, seed
+        self.learning_rate, self.weight_decay, self.seed = learning_rate, weight_decay, seed or 0
         self.optimizer = optimizer
         self.warmup_steps, self.lr_schedule = warmup_steps, lr_schedule
         self.frozen: dict[str, str] = {}

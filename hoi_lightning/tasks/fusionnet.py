@@ -127,7 +127,7 @@ class FusionNet(HoiTask):
         weight_decay: float = 1e-2,
         warmup_steps: int = 0,
         lr_schedule: Literal["constant", "cosine"] = "constant",
-        seed: int = 0,
+        seed: int | None = None,
     ) -> None:
         super().__init__(learning_rate, weight_decay, warmup_steps, lr_schedule, seed, optimizer)
         self.save_hyperparameters()

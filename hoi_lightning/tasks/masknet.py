@@ -120,7 +120,7 @@ class MaskNet(LayoutTask):
         warmup_steps: int = 0,
         lr_schedule: Literal["constant", "cosine"] = "constant",
         optimizer: Optimizer = "adamw",
-        seed: int = 0,
+        seed: int | None = None,
     ) -> None:
         super().__init__(learning_rate, weight_decay, warmup_steps, lr_schedule, seed, optimizer)
         self.save_hyperparameters(ignore=OF_THE_COMMAND)

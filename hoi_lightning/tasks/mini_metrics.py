@@ -54,7 +54,7 @@ class MiniMetrics(HoiTask):
         weight_decay: float = 1e-3,
         warmup_steps: int = 0,
         lr_schedule: Literal["constant", "cosine"] = "cosine",
-        seed: int = 0,
+        seed: int | None = None,
     ) -> None:
         super().__init__(learning_rate, weight_decay, warmup_steps, lr_schedule, seed)
         self.save_hyperparameters()
