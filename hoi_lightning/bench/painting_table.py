@@ -18,6 +18,7 @@ from hoi_lightning.metrics.image import ImageMetrics, as_batch, hole_crop
 
 REFERENCES = ("object", "pasted")
 DRAWN = 32  # pictures on the sheet
+SHEET_COLUMNS = 13  # side by side at most, where there are no more painters than that
 
 
 def collect_rows(
@@ -150,11 +151,22 @@ def table(result: dict[str, Any]) -> str:
 
 
 def draw_sheet(out: Path, names: list[str], chosen: list[int], index: ShardIndex) -> None:
-    """The first pictures by every painter that has them, beside the recorded ones, as `painting.png`."""
+    """The first pictures by every painter that has them, beside the recorded ones, as `painting.png`.
+
+    With few painters the rows go on in further blocks to the right.
+    """
     shown = chosen[:DRAWN]
     columns: dict[str, list[np.ndarray]] = {}
     for name in names:
         if all(stem_of(out, name, i).with_suffix(".png").is_file() for i in shown):
             columns[name] = [_picture(out, name, i) for i in shown]
     columns["recorded"] = [load_pair(index, i).hoi for i in shown]
-    write_png(out / "painting.png", draw_grid(columns))
+    rows = -(-len(shown) // max(1, SHEET_COLUMNS // len(columns)))
+    blocks = [
+        draw_grid({name: pictures[start : start + rows] for name, pictures in columns.items()})
+        for start in range(0, len(shown), rows)
+    ]
+    sheet = Image.new("RGB", (blocks[0].width * len(blocks), blocks[0].height), "white")
+    for number, block in enumerate(blocks):
+        sheet.paste(block, (blocks[0].width * number, 0))
+    write_png(out / "painting.png", sheet)
