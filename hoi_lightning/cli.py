@@ -116,7 +116,7 @@ class HoiCLI(LightningCLI):
                 f"--ckpt_path: which weights? give a checkpoint, or --run NAME --ckpt_path last, to {self.subcommand}"
             )
         for part in (config.model.init_args, config.data):
-            if part.seed is None:  # noise and order are not torch's global ones: without this all seeds would be one
+            if part.get("seed", 0) is None:  # noise and order are not of torch's global generator
                 part.seed = int(config.seed_everything or 0)
         config.trainer.default_root_dir = str(folder)
         goes_on = self.subcommand == "fit" and config.get("ckpt_path") == str(last)
