@@ -270,10 +270,11 @@ def _place_loggers(loggers: Any, folder: Path, goes_on: bool) -> None:
             logger.init_args.name = RUN_FOLDER_LOGGERS[kind]
         elif kind == "WandbLogger":
             logger.init_args.name = logger.init_args.name or folder.name
-            if goes_on and (
-                earlier := sorted(folder.glob("wandb/*run-*-*"), key=lambda run: run.name.split("run-")[1])
-            ):
-                logger.init_args.id = logger.init_args.id or earlier[-1].name.rsplit("-", 1)[1]
+            earlier = sorted(
+                folder.glob("wandb/*run-*/run-*.wandb"), key=lambda file: file.parent.name.split("run-")[1]
+            )
+            if goes_on and earlier:
+                logger.init_args.id = logger.init_args.id or earlier[-1].stem.removeprefix("run-")
             # artifacts are staged in the home folder otherwise, and a run that is moved loses them
             os.environ.setdefault("WANDB_DATA_DIR", str(folder.resolve()))
             if not _has_wandb_account() and "WANDB_MODE" not in os.environ:

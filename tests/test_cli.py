@@ -106,11 +106,11 @@ def test_a_run_leaves_curves_samples_and_its_config(shards: Path, tmp_path: Path
 def test_a_run_that_goes_on_stays_one_w_and_b_run(shards: Path, tmp_path: Path) -> None:
     words = ["--data.batch_size=4", "--trainer.limit_val_batches=0", "--ckpt_path=last"]
     wandb.finish()  # an earlier test's
-    for out, steps in ((tmp_path, 1), (tmp_path, 2), (tmp_path / "other", 1)):
+    for out, steps in ((tmp_path, 1), (tmp_path, 2), (tmp_path, 3), (tmp_path / "other", 1)):
         assert fit(shards, out, *words, f"--trainer.max_steps={steps}") == 0
         wandb.finish()
-    ids = [run.name.rsplit("-", 1)[1] for run in sorted(tmp_path.glob("**/wandb/offline-run-*"))]
-    assert len(ids) == 3
+    ids = [file.stem for file in tmp_path.glob("**/wandb/offline-run-*/run-*.wandb")]
+    assert len(ids) == 4
     assert len(set(ids)) == 2
 
 
