@@ -91,7 +91,7 @@ MINI := runs/weights
 MINI_CLIPS ?= 5760
 PER ?= 1
 steps = --trainer.max_steps $(shell expr $(1) / $(PER))
-log = $(PY) -c "from pathlib import Path; from hoi_lightning.run_log import write_log; print(write_log(Path('$(MINI)/$(1)')), end='')"
+log = $(PY) -c "from pathlib import Path; from hoi_lightning.run_log import log_text; print(log_text(Path('$(MINI)/$(1)')), end='')"
 MINI_HERE = --trainer.default_root_dir $(MINI) --ckpt_path last --data.shards
 mini-metrics: $(READY)  ## train hoi_lightning/weights/mini-metrics afresh and show what it feels
 	$(PY) -m data_prep demo $(MINI)/hoi4d-240 --split train --clips 240 --traps none --for-weights

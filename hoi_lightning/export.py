@@ -11,7 +11,7 @@ from hoi_lightning import __version__
 from hoi_lightning.errors import InputError
 from hoi_lightning.generate import make_folder
 from hoi_lightning.provenance import git_commit
-from hoi_lightning.run_log import write_log
+from hoi_lightning.run_log import log_text
 
 if TYPE_CHECKING:
     from hoi_lightning.tasks import FusionNet, HoiTask
@@ -211,7 +211,7 @@ def _origin(name: str, path: Path, checkpoint_hash: str) -> tuple[dict[str, Any]
         checkpoint = torch.load(path, map_location="cpu", weights_only=True)
         said = {"checkpoint_sha256": checkpoint_hash, "steps": checkpoint["global_step"], "git_commit": git_commit()}
         files = {f"{name}.config.yaml": checkpoint.get("cli_config", "").encode()}
-        if log := write_log(path.parent.parent):  # of <run>/checkpoints/last.ckpt
+        if log := log_text(path.parent.parent):  # of <run>/checkpoints/last.ckpt
             files[f"{name}.log.csv"] = log.encode()
         return said, files
     try:

@@ -23,7 +23,7 @@ def read_log(run: Path) -> list[dict[str, str]]:
     return rows
 
 
-def write_log(run: Path) -> str:
+def log_text(run: Path) -> str:
     """The rows of `read_log` as CSV, its columns those of all files; empty without any row."""
     rows = read_log(run)
     names = dict.fromkeys(name for row in rows for name in row if name is not None)

@@ -18,7 +18,7 @@ from hoi_lightning.errors import InputError
 from hoi_lightning.export import _text_encoder_folder, diffusers_recipe
 from hoi_lightning.holes import feather
 from hoi_lightning.pipeline import HOIPipeline
-from hoi_lightning.run_log import write_log
+from hoi_lightning.run_log import log_text
 from hoi_lightning.tasks import FusionNet, InpaintBase, MaskNet
 from hoi_lightning.tasks.base import HoiTask
 from hoi_lightning.weights import shipped
@@ -145,7 +145,7 @@ def test_the_whole_log_of_the_run_goes_with_its_weights(
     shutil.copy(checkpoints["masknet"], training_run / "checkpoints/last.ckpt")
     out = tmp_path / "logged"
     assert main(["export", "--masknet", str(training_run / "checkpoints/last.ckpt"), "--out", str(out)]) == 0
-    assert (out / "masknet.log.csv").read_text() == write_log(training_run)
+    assert (out / "masknet.log.csv").read_text() == log_text(training_run)
     assert (out / "masknet.config.yaml").read_text() == "seed: 0\n"
 
 
